@@ -1,0 +1,93 @@
+"""The sizes of a model that costs and spaces need, as plain data (stdlib only)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from autoprune.space import SublayerPlan
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder whose blocks are alike. `bytes_per_value` is that of the checkpoint's dtype."""
+
+    model_type: str
+    blocks: int
+    hidden: int
+    heads: int
+    kv_groups: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    tied: bool
+    gated: bool = True
+    attention_bias: bool = False
+    ffn_bias: bool = False
+    norm_params: int = 0  # of one norm
+    bytes_per_value: int = 2
+    dtype: str = "bfloat16"
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one KV group."""
+        return self.heads // self.kv_groups
+
+
+@dataclass(frozen=True)
+class AnalyticCosts:
+    """Parameters, FLOPs, KV bytes and bytes of a structured decoder plan (a `CostModel`).
+
+    `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
+    `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
+    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors.
+    """
+
+    shape: Shape
+    tokens: int = 256
+
+    @cached_property
+    def base(self) -> Mapping[str, float]:
+        """Embedding, final norm and head."""
+        s = self.shape
+        embedding = s.vocabulary * s.hidden
+        outside = embedding * (1 if s.tied else 2) + s.norm_params
+        return {
+            "params": 0.0,
+            "params_total": float(outside),
+            "flops": 2.0 * self.tokens * embedding,
+            "kv_bytes": 0.0,
+            "bytes": float(outside * s.bytes_per_value),
+        }
+
+    def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
+        """Costs of one sublayer; all zero when it is gone."""
+        if plan.gone:
+            return {"params": 0.0, "params_total": 0.0, "flops": 0.0, "kv_bytes": 0.0, "bytes": 0.0}
+        params, flops, kv = self._attention(plan) if plan.kind == "attention" else self._ffn(plan)
+        size = self.shape.bytes_per_value
+        return {
+            "params": float(params),
+            "params_total": float(params),
+            "flops": float(flops),
+            "kv_bytes": float(kv * size),
+            "bytes": float(params * size),
+        }
+
+    def _attention(self, plan: SublayerPlan) -> tuple[int, int, int]:
+        s, t = self.shape, self.tokens
+        groups = int(plan.get("kv_groups"))
+        queries, keys = groups * s.heads_per_group * s.head_dim, groups * s.head_dim
+        weights = 2 * s.hidden * (queries + keys)
+        biases = queries + 2 * keys + s.hidden if s.attention_bias else 0
+        scores = 2 * 2 * t * t * queries  # both products, counted in full as the dense kernel computes them
+        return weights + biases + s.norm_params, 2 * t * weights + scores, 2 * keys * t
+
+    def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
+        s = self.shape
+        width = int(plan.get("width"))
+        inward = 2 if s.gated else 1
+        weights = (inward + 1) * s.hidden * width
+        biases = inward * width + s.hidden if s.ffn_bias else 0
+        return weights + biases + s.norm_params, 2 * self.tokens * weights, 0

@@ -1,0 +1,244 @@
+"""Genes, candidates, plans and additive costs: the search space as plain data (stdlib and numpy only)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from autoprune.errors import SpaceError
+
+if TYPE_CHECKING:
+    from autoprune.objective import Constraint
+
+Kind = Literal["attention", "ffn"]
+KINDS: tuple[Kind, ...] = ("attention", "ffn")  # in depth order within a block
+Scalar = int | float | str
+
+
+@dataclass(frozen=True)
+class OptionGene:
+    """A site's search variable: one of an ordered tuple of options, smallest first.
+
+    A candidate holds the *index* of the option; `setting` is the name under which the option enters the plan of
+    sublayer (`block`, `kind`). Cost never falls when the index rises.
+    """
+
+    block: int
+    kind: Kind
+    setting: str
+    options: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options or list(self.options) != sorted(set(self.options)):
+            raise SpaceError(f"{self.name} has options {self.options}: they must rise and there must be some")
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a space, e.g. `block3.ffn.width`."""
+        return f"block{self.block}.{self.kind}.{self.setting}"
+
+
+@dataclass(frozen=True)
+class ArrayGene:
+    """A bounded float array, e.g. an expert merge matrix; a candidate holds it flattened, row by row."""
+
+    block: int
+    kind: Kind
+    setting: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a space."""
+        return f"block{self.block}.{self.kind}.{self.setting}"
+
+
+Gene = OptionGene | ArrayGene
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value per gene: an option's index, or the flattened array of an ArrayGene."""
+
+    values: tuple[int | tuple[float, ...], ...]
+
+    def with_value(self, gene: int, value: int) -> Candidate:
+        """A copy with one gene changed."""
+        return Candidate(self.values[:gene] + (value,) + self.values[gene + 1 :])
+
+    def indices(self) -> tuple[int, ...]:
+        """The option indices; raises SpaceError when there are array genes."""
+        if not all(isinstance(v, int) for v in self.values):
+            raise SpaceError("this searcher takes option genes only; the space holds array genes")
+        return self.values  # type: ignore[return-value]
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(self.values, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Candidate:
+        """Exact inverse of `to_json`."""
+        return Candidate(tuple(tuple(v) if isinstance(v, list) else int(v) for v in json.loads(text)))
+
+
+@dataclass(frozen=True)
+class SublayerPlan:
+    """What one sublayer keeps: settings in name order. A `gone` sublayer is skipped altogether."""
+
+    kind: Kind
+    settings: tuple[tuple[str, Scalar], ...]
+
+    @staticmethod
+    def of(kind: Kind, **settings: Scalar) -> SublayerPlan:
+        """Build from keywords."""
+        return SublayerPlan(kind, tuple(sorted(settings.items())))
+
+    def get(self, name: str) -> Scalar:
+        """One setting; raises SpaceError for an unknown name."""
+        for key, value in self.settings:
+            if key == name:
+                return value
+        raise SpaceError(f"a plan's {self.kind} has no setting {name!r}: it has {[k for k, _ in self.settings]}")
+
+    @property
+    def gone(self) -> bool:
+        """The zero option of the width or of the KV groups: the sublayer is removed."""
+        return any(name in ("kv_groups", "width") and value == 0 for name, value in self.settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decoded candidate: sublayers in depth order, attention and FFN of block 0, then of block 1, …"""
+
+    sublayers: tuple[SublayerPlan, ...]
+
+    @staticmethod
+    def of(blocks: Sequence[tuple[int, int]]) -> Plan:
+        """A structured plan from (KV groups, FFN width) of each block."""
+        pairs = ((SublayerPlan.of("attention", kv_groups=g), SublayerPlan.of("ffn", width=w)) for g, w in blocks)
+        return Plan(tuple(s for pair in pairs for s in pair))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.sublayers) // 2
+
+    def at(self, block: int, kind: Kind) -> SublayerPlan:
+        """One sublayer."""
+        return self.sublayers[2 * block + KINDS.index(kind)]
+
+    def widths(self) -> list[tuple[int, int]]:
+        """(KV groups, FFN width) of each block."""
+        return [
+            (int(self.at(b, "attention").get("kv_groups")), int(self.at(b, "ffn").get("width")))
+            for b in range(self.blocks)
+        ]
+
+    def to_json(self) -> str:
+        """Canonical JSON, blocks as objects."""
+        blocks = [{k: dict(self.at(b, k).settings) for k in KINDS} for b in range(self.blocks)]
+        return json.dumps({"blocks": blocks}, sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Exact inverse of `to_json`; raises SpaceError on anything else."""
+        try:
+            blocks = json.loads(text)["blocks"]
+            return Plan(tuple(SublayerPlan.of(k, **b[k]) for b in blocks for k in KINDS))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SpaceError(f"not a plan: {text[:80]!r}") from error
+
+    @cached_property
+    def key(self) -> str:
+        """Digest under which results are remembered: 12 hexadecimal digits."""
+        return digest(self.to_json())[:12]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """An additive cost: `base + sum of entries[gene][option]`."""
+
+    metric: str
+    base: float
+    entries: tuple[tuple[float, ...], ...]
+
+    def total(self, indices: Sequence[int]) -> float:
+        """Cost of a candidate given as option indices; summed in gene order."""
+        return self.base + sum(row[i] for row, i in zip(self.entries, indices, strict=True))
+
+    @property
+    def smallest(self) -> float:
+        """Cost of the smallest candidate."""
+        return self.base + sum(row[0] for row in self.entries)
+
+    @property
+    def dense(self) -> float:
+        """Cost of the full candidate."""
+        return self.base + sum(row[-1] for row in self.entries)
+
+
+class CostModel(Protocol):
+    """Prices sublayers; a plan costs `base` plus the sum over its sublayers. Never touches a model."""
+
+    @property
+    def base(self) -> Mapping[str, float]:
+        """Cost of what no plan changes, per metric."""
+
+    def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
+        """Cost of one sublayer, per metric of `base`."""
+
+
+class Space(Protocol):
+    """What may change, and what it costs."""
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """The search variables, in depth order."""
+
+    @property
+    def dense(self) -> Candidate:
+        """The candidate that keeps everything."""
+
+    def decode(self, candidate: Candidate) -> Plan:
+        """The plan of a candidate; raises SpaceError when it is not of this space."""
+
+    def cost(self, candidate: Candidate) -> Mapping[str, float]:
+        """All costs; never touches a model."""
+
+    def cost_table(self, metric: str) -> CostTable | None:
+        """Per (gene, option) costs; None when the metric is not additive over genes."""
+
+    def repair(
+        self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator
+    ) -> Candidate:
+        """A candidate within all constraints, lowering as few options as needed; bounded by the number of options.
+
+        Raises InfeasibleError naming the bound and the smallest feasible value.
+        """
+
+    def digest(self) -> str:
+        """Identifies genes and options, so that a ledger of another space is refused."""
+
+
+def plan_cost(plan: Plan, model: CostModel) -> dict[str, float]:
+    """All costs of a plan: base plus its sublayers, summed in depth order."""
+    total = dict(model.base)
+    for index, sublayer in enumerate(plan.sublayers):
+        for metric, value in model.sublayer(index // 2, sublayer).items():
+            total[metric] += value
+    return total
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over canonical JSON of plain data, as hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

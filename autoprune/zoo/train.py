@@ -1,0 +1,201 @@
+"""Trains the built-in models: `autoprune zoo train docs-llama`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoprune.objective import Split
+from autoprune.zoo import docs
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights, besides the corpus and the library versions."""
+
+    tokens: int = 22_000_000
+    batch: int = 16  # sequences a step
+    window: int = 256  # tokens a sequence
+    learning_rate: float = 3e-3
+    warmup: float = 0.02  # share of the steps
+    weight_decay: float = 0.1
+    evaluate_every: int = 250  # steps
+    selection_windows: int = 192
+    vocabulary: int = 2048
+    seed: int = 0
+
+
+ARCHITECTURE = {
+    "hidden_size": 144,
+    "intermediate_size": 256,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 24,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+
+
+def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, Any]:
+    """Train tokenizer and model on the documentation corpus, keep the weights of lowest selection loss, write `to`.
+
+    Returns the figures of the card. One thread; bf16 autocast, fp32 weights and optimiser state.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(recipe.seed)
+    say("reading the corpus")
+    corpus = docs.text(Split.TRAIN)
+    tokenizer = train_tokenizer(corpus, recipe.vocabulary)
+    tokens = np.array(tokenizer.encode(corpus).ids, dtype=np.uint16)
+    held_out = {s: _windows(tokenizer, s, recipe.window) for s in (Split.SELECTION, Split.TEST)}
+    say(f"{len(tokens):,} training tokens, {len(corpus) / len(tokens):.2f} characters each")
+    model = build(recipe)
+    best, best_loss, step_of_best = fit(model, tokens, held_out[Split.SELECTION], recipe, say)
+    model.load_state_dict(best)
+    model = model.to(torch.bfloat16)
+    test_nll = mean_nll(model.float(), held_out[Split.TEST])
+    figures = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train_tokens": len(tokens),
+        "selection_nll": best_loss,
+        "best_step": step_of_best,
+        "test_nll": test_nll,
+        "test_perplexity": math.exp(test_nll),
+        "test_tokens": int(held_out[Split.TEST].size),
+        "test_characters_per_token": len(docs.text(Split.TEST)) / held_out[Split.TEST].size,
+        "recipe": asdict(recipe),
+    }
+    write(model.to(torch.bfloat16), tokenizer, to)
+    return figures
+
+
+def build(recipe: Recipe) -> Any:
+    """A randomly initialised model of the built-in architecture."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=recipe.vocabulary, **ARCHITECTURE)  # type: ignore[arg-type]
+    config.attention_bias = False
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # its backward is three times faster here than the fused one's
+    scale = 0.02 / math.sqrt(2 * config.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            torch.nn.init.normal_(parameter, std=scale)
+    return model
+
+
+def train_tokenizer(corpus: str, vocabulary: int) -> Any:
+    """Byte-level BPE on the train split only; `<s>` and `<pad>` are the only special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus.split("\n\n"), trainer)
+    return tokenizer
+
+
+def fit(
+    model: Any, tokens: NDArray[np.uint16], selection: NDArray[np.uint16], recipe: Recipe, say: Say
+) -> tuple[dict[str, torch.Tensor], float, int]:
+    """One-cycle AdamW; returns the state of lowest selection loss, that loss, and its step."""
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
+    steps = recipe.tokens // (recipe.batch * recipe.window)
+    best: dict[str, torch.Tensor] = {}
+    best_loss, best_step, start = math.inf, 0, time.time()
+    for step, batch in enumerate(_batches(tokens, recipe, steps), 1):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step / steps, recipe.warmup)
+        loss = _loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % recipe.evaluate_every == 0 or step == steps:
+            held = mean_nll(model, selection[: recipe.selection_windows])
+            if held < best_loss:
+                best, best_loss, best_step = copy.deepcopy(model.state_dict()), held, step
+            rate = step * recipe.batch * recipe.window / (time.time() - start)
+            say(f"step {step}/{steps}  train {loss.item():.3f}  selection {held:.4f}  {rate:,.0f} tokens/s")
+    return best, best_loss, best_step
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    if progress < warmup:
+        return progress / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _batches(tokens: NDArray[np.uint16], recipe: Recipe, steps: int) -> Iterator[torch.Tensor]:
+    """Windows in a fresh order every epoch, shifted by a random offset so that their borders move."""
+    rng = np.random.default_rng(recipe.seed)
+    queue: list[int] = []
+    for _ in range(steps):
+        while len(queue) < recipe.batch:
+            offset = int(rng.integers(recipe.window))
+            starts = np.arange(offset, len(tokens) - recipe.window - 1, recipe.window)
+            queue.extend(rng.permutation(starts).tolist())
+        picked, queue = queue[: recipe.batch], queue[recipe.batch :]
+        rows = np.stack([tokens[s : s + recipe.window + 1] for s in picked])
+        yield torch.from_numpy(rows.astype(np.int64))
+
+
+def _loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def mean_nll(model: Any, windows: NDArray[np.uint16]) -> float:
+    """Mean next-token negative log-likelihood in nats; windows [N, T] of token ids."""
+    total, count = 0.0, 0
+    for at in range(0, len(windows), 32):
+        ids = torch.from_numpy(windows[at : at + 32].astype(np.int64))
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        total, count = total + loss.item(), count + ids[:, 1:].numel()
+    return total / count
+
+
+def _windows(tokenizer: Any, split: Split, window: int) -> NDArray[np.uint16]:
+    ids = np.array(tokenizer.encode(docs.text(split)).ids, dtype=np.uint16)
+    return ids[: len(ids) // window * window].reshape(-1, window)
+
+
+def write(model: Any, tokenizer: Any, to: Path) -> None:
+    """Save model and tokenizer as a plain transformers folder."""
+    from transformers import PreTrainedTokenizerFast
+
+    to.mkdir(parents=True, exist_ok=True)
+    model.generation_config = None
+    model.save_pretrained(to)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<pad>", model_max_length=512
+    )
+    wrapped.save_pretrained(to)

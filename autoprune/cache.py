@@ -1,0 +1,54 @@
+"""Artifacts by digest: dear to build, shared by runs, seeds and workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import SettingError
+from autoprune.space import digest
+
+
+def default_root() -> Path:
+    """`$AUTOPRUNE_CACHE`, else `autoprune` in the user's cache folder."""
+    named = os.environ.get("AUTOPRUNE_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "autoprune"
+
+
+class Cache:
+    """Folders named by what their content depends on; a folder that exists is complete."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = default_root() if root is None else root
+
+    def folder(self, kind: str, inputs: Any, build: Callable[[Path], None]) -> Path:
+        """The artifact of `kind` that depends on `inputs` (plain data), built first when it is missing.
+
+        `build` fills an empty folder; it is renamed into place when done, so a crash leaves no half artifact and two
+        processes building the same one agree. Raises SettingError when the cache cannot be written.
+        """
+        target = self.root / kind / digest(inputs)[:20]
+        if target.is_dir():
+            return target
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+        except OSError as error:
+            raise SettingError(
+                f"the artifact cache {self.root} cannot be written ({error.strerror}); set AUTOPRUNE_CACHE=FOLDER"
+            ) from error
+        try:
+            build(scratch)
+            os.replace(scratch, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster: its artifact is as good
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target

@@ -1,0 +1,73 @@
+"""`autoprune …`: settings as key=value start a search, everything else is a plain command.
+
+Exit codes: 0 done; 2 a user's mistake; 3 stopped but resumable, or a measurement refused; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from autoprune.commands import models, runs
+from autoprune.commands.stopping import outcome
+from autoprune.errors import SettingError, nearest
+
+COMMANDS = {"demo": models.COMMANDS["demo"], **runs.COMMANDS, **models.COMMANDS}
+
+HELP = """\
+usage: autoprune key=value …      search: find smaller, faster versions of a model
+       autoprune -m key=a,b …     search every combination, each in its own folder
+       autoprune COMMAND …        one of the commands below; COMMAND --help says more
+
+commands:
+{commands}
+
+settings (autoprune --cfg job prints all; autoprune list names the choices):
+  model=NAME|PATH|HUB_ID          required
+  data=FILE|FOLDER|NAME           text to measure on
+  space=[structured]              what may change
+  search=nsga2                    how to search
+  objectives='[kl,params]'        what to make small
+  constraints='{{decode: 0.6x}}'    bounds: of dense (0.6x) or absolute
+  tokens=1e6                      how much to spend
+  seed=0  out=DIR  +experiment=demo
+
+example: autoprune model=docs-llama search=nsga2 constraints='{{params: 0.6x}}' out=results/first
+"""
+
+
+def help_text() -> str:
+    """What --help prints."""
+    lines = (f"  {command.usage(name)}\n      {command.summary}" for name, command in COMMANDS.items())
+    return HELP.format(commands="\n".join(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except SystemExit as end:  # argparse, after printing a command's --help
+        return int(end.code or 0)
+    except BaseException as error:
+        return outcome(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in COMMANDS:
+        command = COMMANDS[words[0]]
+        command.run(command.parser(words[0]).parse_all(words[1:]))
+        return 0
+    if not words or "-h" in words or "--help" in words:
+        print(help_text(), end="")
+        return 0
+    if words == ["--version"]:
+        from autoprune import __version__
+
+        print(__version__)
+        return 0
+    if "=" not in words[0] and not words[0].startswith(("-", "~")):
+        raise SettingError(f"unknown command {words[0]!r}" + nearest(words[0], COMMANDS))
+    from autoprune.commands.search import search
+
+    return search(words)

@@ -1,0 +1,72 @@
+"""Commands that start from a model or from nothing: demo, profile, zoo, bench, list."""
+
+from __future__ import annotations
+
+from argparse import REMAINDER, Namespace
+
+from autoprune.commands.parser import Command, Parser
+from autoprune.commands.stopping import stopped_in
+
+
+def _declare_demo(parser: Parser) -> None:
+    parser.add_argument("--out", metavar="DIR", default="results/demo", help="the run folder (%(default)s)")
+
+
+def _demo(args: Namespace) -> None:
+    from autoprune import api
+
+    with stopped_in(args.out):
+        api.demo(args.out)
+
+
+def _declare_profile(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a built-in name, a path or a hub id")
+    parser.add_argument("--to", metavar="FILE", help="save the latency table there, for latency.file=FILE")
+
+
+def _profile(args: Namespace) -> None:
+    from autoprune import api
+
+    api.profile(args.model, args.to)
+
+
+def _declare_zoo(parser: Parser) -> None:
+    parser.add_argument("action", choices=["train"], help="train a built-in model from scratch")
+    parser.add_argument("name", metavar="NAME", help="its name")
+    parser.add_argument("--to", metavar="DIR", help="its folder, instead of the package's own")
+
+
+def _zoo(args: Namespace) -> None:
+    from autoprune import api
+
+    api.zoo_train(args.name, args.to)
+
+
+def _declare_bench(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="its name")
+    parser.add_argument("args", metavar="…", nargs=REMAINDER, help="its own arguments")
+
+
+def _bench(args: Namespace) -> None:
+    from autoprune import api
+
+    api.bench(args.name, args.args)
+
+
+def _declare_list(parser: Parser) -> None:
+    pass  # it has no options
+
+
+def _list(args: Namespace) -> None:
+    from autoprune import api
+
+    print(api.list_parts())
+
+
+COMMANDS = {
+    "demo": Command("run the main job on the built-in model", _declare_demo, _demo),
+    "profile": Command("time a model's parts on this machine", _declare_profile, _profile),
+    "zoo": Command("train a built-in model again", _declare_zoo, _zoo),
+    "bench": Command("run a benchmark", _declare_bench, _bench),
+    "list": Command("name the models, spaces, searchers, evaluators and executors", _declare_list, _list),
+}

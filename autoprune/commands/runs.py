@@ -1,0 +1,99 @@
+"""Commands on run folders: resume, report, leaderboard, export."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from autoprune.commands.parser import Command, Parser
+from autoprune.commands.stopping import stopped_in
+from autoprune.errors import LedgerError
+
+EXPORTED_BY = ("key", "params", "prefill", "decode")
+
+
+def _trust(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="run the folder's own classes; only for your own folders"
+    )
+
+
+def _declare_resume(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="a run folder")
+    parser.add_argument(
+        "--fork", metavar="NEW", help="start a new run there that adopts all finished evaluations"
+    )
+    _trust(parser)
+
+
+def _resume(args: Namespace) -> None:
+    _check_folders([args.dir])
+    from autoprune import api
+
+    with stopped_in(args.fork or args.dir):
+        api.resume(args.dir, fork=args.fork, trust=args.trust)
+
+
+def _declare_report(parser: Parser) -> None:
+    parser.add_argument("dirs", metavar="DIR", nargs="+", help="run folders")
+    _trust(parser)
+
+
+def _report(args: Namespace) -> None:
+    _check_folders(args.dirs)
+    from autoprune import api
+
+    api.report(args.dirs, trust=args.trust)
+
+
+def _declare_leaderboard(parser: Parser) -> None:
+    parser.add_argument("dirs", metavar="DIR", nargs="+", help="run folders")
+    parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
+
+
+def _leaderboard(args: Namespace) -> None:
+    _check_folders(args.dirs)
+    import pandas as pd
+
+    from autoprune.report import leaderboard
+
+    tables = {folder: leaderboard.read(Path(folder)) for folder in args.dirs}
+    if args.csv:
+        rows = [table.assign(run=folder) for folder, table in tables.items()]
+        pd.concat(rows).to_csv(args.csv, index=False)
+    for folder, table in tables.items():
+        print(f"{folder}\n\n{leaderboard.markdown(table)}")
+
+
+def _declare_export(parser: Parser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="a run folder")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--key", metavar="K", help="the plan of this key")
+    for metric in EXPORTED_BY[1:]:
+        choice.add_argument(
+            f"--{metric}", metavar="0.6x", help=f"the best plan whose {metric} is at most this"
+        )
+    parser.add_argument("--to", metavar="OUT", required=True, help="the new checkpoint's folder")
+    _trust(parser)
+
+
+def _export(args: Namespace) -> None:
+    _check_folders([args.dir])
+    from autoprune import api
+
+    chosen = {name: getattr(args, name) for name in EXPORTED_BY if getattr(args, name) is not None}
+    api.export(args.dir, to=args.to, trust=args.trust, **chosen)
+
+
+def _check_folders(folders: list[str]) -> None:
+    for folder in folders:
+        if not (Path(folder) / "config.yaml").is_file():
+            raise LedgerError(f"{folder} is not a run folder: it holds no config.yaml")
+
+
+COMMANDS = {
+    "resume": Command("go on with a run that stopped", _declare_resume, _resume),
+    "report": Command("make the report of runs again", _declare_report, _report),
+    "leaderboard": Command("print the table of runs", _declare_leaderboard, _leaderboard),
+    "export": Command("write a plan of a run as a checkpoint", _declare_export, _export),
+}

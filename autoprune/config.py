@@ -1,0 +1,165 @@
+"""The settings of a run: types, defaults and bounds; and how `key=value` become a configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from autoprune.errors import SettingError, nearest
+
+GROUPS = "autoprune.conf"
+
+
+@dataclass
+class Calibration:
+    """How units are ranked."""
+
+    tokens: int = 16384
+    criterion: str = "activation"
+
+
+@dataclass
+class Latency:
+    """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one."""
+
+    mode: str = "measure"
+    file: str | None = None
+    batch: int = 1
+    prefill_tokens: int = 256
+    context: int = 256
+    decode_steps: int = 8
+    rounds: int = 15
+
+
+@dataclass
+class Config:
+    """Every setting of a run. `model`, `data` and `out` are plain text: built-in name, path or hub id."""
+
+    model: str = MISSING
+    data: str = "auto"
+    out: str = "results/${now:%Y-%m-%d_%H-%M-%S}"
+    objectives: list[str] = field(default_factory=lambda: ["kl", "params"])
+    constraints: dict[str, Any] = field(default_factory=dict)
+    tokens: float = 1e6  # fitness tokens put through a model for candidates
+    evaluations: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    window: int = 256  # tokens in a window
+    sequences: int = (
+        8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
+    )
+    threads: int = 1
+    space: dict[str, Any] = MISSING
+    search: dict[str, Any] = MISSING
+    evaluator: dict[str, Any] = MISSING
+    executor: dict[str, Any] = MISSING
+    calibration: Calibration = field(default_factory=Calibration)
+    selection_windows: int = 64
+    test_windows: int = 64
+    finalists: int = 48
+    front_points: int = 16
+    uniform: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    latency: Latency = field(default_factory=Latency)
+    memory_mb: int = 512  # bound for hidden states kept to be shared
+    trust_remote_code: bool = False
+    quiet: bool = False
+
+
+LOWEST = {
+    "tokens": 1,
+    "evaluations": 1,
+    "seed": 0,
+    "window": 2,
+    "sequences": 1,
+    "threads": 1,
+    "calibration.tokens": 1,
+    "selection_windows": 1,
+    "test_windows": 1,
+    "finalists": 1,
+    "front_points": 1,
+    "latency.batch": 1,
+    "latency.prefill_tokens": 1,
+    "latency.context": 1,
+    "latency.decode_steps": 1,
+    "latency.rounds": 1,
+    "memory_mb": 1,
+}
+MODES = ("measure", "off")
+
+
+def register() -> None:
+    """Tell Hydra the types, under a name of our own: its store is one for the whole process."""
+    from hydra.core.config_store import ConfigStore
+
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.constraints, False)  # its keys are metrics: any cost of the run
+    ConfigStore.instance().store(name="autoprune_schema", node=schema, provider="autoprune")
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The checked configuration that a list of `key=value` stands for, with `out` absolute and fixed.
+
+    Raises SettingError for whatever a user may have got wrong.
+    """
+    import hydra
+
+    from autoprune.settings import explain, quote
+
+    register()
+    try:
+        with hydra.initialize_config_module(GROUPS, version_base="1.3"):
+            cfg = hydra.compose("config", [quote(o) for o in overrides])
+        validate(cfg)
+        cfg.out = str(Path(cfg.out).absolute())
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise SettingError(line) from error
+    return cfg
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise SettingError when a setting is unknown, missing or out of range."""
+    _check_names(cfg, OmegaConf.structured(Config))
+    _check_required(cfg)
+    for key, low in LOWEST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not low <= value < math.inf:
+            raise SettingError(f"{key}={value} is out of range; it must be a finite number of at least {low}")
+    if cfg.seconds is not None and not 0 < cfg.seconds < math.inf:
+        raise SettingError(f"seconds={cfg.seconds} is out of range; it must be a finite number above 0")
+    for ratio in cfg.uniform:
+        if not 0 < ratio <= 1:
+            raise SettingError(f"uniform holds {ratio}; each ratio must be above 0 and at most 1")
+    if cfg.latency.mode not in MODES:
+        raise SettingError(f"latency.mode={cfg.latency.mode} is unknown" + nearest(cfg.latency.mode, MODES))
+    _check_objectives(list(cfg.objectives))
+
+
+def _check_names(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
+    allowed = [str(key) for key in schema]  # `in schema` would be false for a required one
+    for key in map(str, cfg):  # `+key=…` gets past Hydra
+        if key not in allowed:
+            raise SettingError(f"unknown setting {prefix + key!r}" + nearest(key, allowed))
+        if is_dataclass(OmegaConf.get_type(schema, key)):
+            _check_names(cfg[key], schema[key], f"{prefix}{key}.")
+
+
+def _check_required(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise SettingError(f"{missing[0]}=… is required")
+    for key in ("model", "data", "out", "space", "evaluator"):
+        if not cfg[key]:
+            raise SettingError(f"{key}= is empty; it must name something")
+
+
+def _check_objectives(objectives: list[str]) -> None:
+    if not objectives or len(set(objectives)) < len(objectives):
+        raise SettingError(f"objectives={objectives}: name at least one metric, and each once")

@@ -1,0 +1,180 @@
+"""Texts as token windows of five disjoint splits, in a frozen order, read from a memory-mapped cache."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.cache import Cache
+from autoprune.errors import DataError
+from autoprune.objective import Split
+from autoprune.space import digest
+
+Tokens = NDArray[np.int32]
+Tokenize = Callable[[str], Tokens]
+
+SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
+FILE_SHARES = ((Split.TRAIN, 40), (Split.CALIBRATION, 10), (Split.FITNESS, 20), (Split.SELECTION, 10), (Split.TEST, 20))
+FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Windows [N, T] of token ids per split, each split in its frozen seeded order."""
+
+    folder: Path
+    digest: str
+
+    def windows(self, split: Split) -> Tokens:
+        """All windows of a split, memory-mapped."""
+        return np.load(self.folder / f"{split.value}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+    def count(self, split: Split) -> int:
+        """Number of windows of a split."""
+        return len(self.windows(split))
+
+
+def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
+    """Resolve `data` (a built-in name, a text file, or a folder with train, valid and test files) and cut it.
+
+    Raises DataError naming the setting for a missing path, an unreadable or too short text, or windows that occur
+    in two splits.
+    """
+    tokenize, tokenizer_digest = _tokenizer(tokenizer)
+    source, identity = _source(data)
+    inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 1}
+
+    def build(folder: Path) -> None:
+        arrays = {s: _in_order(w) for s, w in source(tokenize, window).items()}
+        _check(data, arrays, window)
+        for split, array in arrays.items():
+            np.save(folder / f"{split.value}.npy", array)
+        (folder / "digest").write_text(_content_digest(arrays))
+
+    folder = cache.folder("tokens", inputs, build)
+    return Corpus(folder, (folder / "digest").read_text())
+
+
+def _content_digest(arrays: Mapping[Split, Tokens]) -> str:
+    whole = hashlib.sha256()
+    for split in SEARCHED:
+        whole.update(arrays[split].tobytes())
+    return whole.hexdigest()[:12]
+
+
+def _tokenizer(tokenizer: Any) -> tuple[Tokenize, str]:
+    if tokenizer is None:
+        raise DataError("the model folder has no tokenizer: add its tokenizer.json")
+
+    def tokenize(text: str) -> Tokens:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.asarray(ids, dtype=np.int32)
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return tokenize, digest(text)
+
+
+Cut = Callable[[Tokenize, int], dict[Split, Tokens]]
+
+
+def _source(data: str) -> tuple[Cut, Any]:
+    if data == "docs":
+        return _cut_docs, ["docs", _docs_identity()]
+    path = Path(data).expanduser()
+    if path.is_dir():
+        files = {part: _member(path, part, names) for part, names in FOLDER_FILES.items()}
+        identity = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files.values()]
+        return lambda tokenize, window: _cut_folder(files, tokenize, window), ["folder", identity]
+    if path.is_file():
+        identity = [hashlib.sha256(path.read_bytes()).hexdigest()]
+        return lambda tokenize, window: _cut_file(path, tokenize, window), ["file", identity]
+    raise DataError(f"data={data} is neither a file, a folder nor a built-in corpus; built in: docs")
+
+
+def _docs_identity() -> list[str]:
+    from autoprune.zoo import docs
+
+    found = []
+    for package in docs.PACKAGES:
+        try:
+            found.append(f"{package}={version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package}=absent")
+    return [docs.SALT, platform.python_version(), *found]
+
+
+def _cut_docs(tokenize: Tokenize, window: int) -> dict[Split, Tokens]:
+    from autoprune.zoo import docs
+
+    return {s: _cut(tokenize(docs.text(s)), window) for s in SEARCHED}
+
+
+def _cut_folder(files: Mapping[str, Path], tokenize: Tokenize, window: int) -> dict[Split, Tokens]:
+    """Train windows in a seeded order give 10 % to calibration and 20 % to fitness, the rest to training."""
+    train = _in_order(_cut(tokenize(_read(files["train"])), window))
+    calibration, fitness = len(train) // 10, len(train) * 3 // 10
+    return {
+        Split.CALIBRATION: train[:calibration],
+        Split.FITNESS: train[calibration:fitness],
+        Split.TRAIN: train[fitness:],
+        Split.SELECTION: _cut(tokenize(_read(files["valid"])), window),
+        Split.TEST: _cut(tokenize(_read(files["test"])), window),
+    }
+
+
+def _cut_file(path: Path, tokenize: Tokenize, window: int) -> dict[Split, Tokens]:
+    tokens = tokenize(_read(path))
+    result, start, share_sum = {}, 0, 0
+    for split, share in FILE_SHARES:
+        share_sum += share
+        stop = len(tokens) * share_sum // 100
+        result[split] = _cut(tokens[start:stop], window)
+        start = stop
+    return result
+
+
+def _member(folder: Path, part: str, names: tuple[str, ...]) -> Path:
+    for name in names:
+        for ending in (".txt", ".text", ""):
+            if (folder / f"{name}{ending}").is_file():
+                return folder / f"{name}{ending}"
+    raise DataError(f"data={folder} has no {part}.txt; a data folder holds train.txt, valid.txt and test.txt")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data={path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _cut(tokens: Tokens, window: int) -> Tokens:
+    return tokens[: len(tokens) // window * window].reshape(-1, window)
+
+
+def _in_order(windows: Tokens) -> Tokens:
+    """The frozen order: a permutation that depends on nothing but the number of windows."""
+    return windows[np.random.default_rng(0).permutation(len(windows))]
+
+
+def _check(data: str, arrays: Mapping[Split, Tokens], window: int) -> None:
+    seen: dict[bytes, Split] = {}
+    for split in SEARCHED:
+        if not len(arrays[split]):
+            raise DataError(
+                f"data={data} is too short: split {split.value} has no window of window={window} tokens; "
+                "give more text or a smaller window"
+            )
+        for row in arrays[split]:
+            other = seen.setdefault(row.tobytes(), split)
+            if other is not split:
+                raise DataError(f"data={data} has the same window in {other.value} and {split.value}; drop repeats")

@@ -1,0 +1,153 @@
+"""Evaluates batches of plans on windows: one supernet pass serves every evaluator that reads logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoprune.cache import Cache
+from autoprune.data import Corpus
+from autoprune.errors import DataError
+from autoprune.objective import Fidelity, Split
+from autoprune.space import Plan
+from autoprune.supernet import Supernet
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one plan: means, and the values of every window where there are such."""
+
+    metrics: Mapping[str, float]
+    per_window: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a plan has no metrics."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive windows of one split as the model sees them."""
+
+    split: Split
+    windows: tuple[int, int]
+    ids: Tensor  # [B, T]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an evaluator may use to prepare itself."""
+
+    dense_logits: Callable[[Tensor], Tensor]  # [B, T] -> [B, T, V]
+    cache: Cache
+    digest: str  # of model and corpus
+
+
+class LogitEvaluator(Protocol):
+    """An evaluator that reads the logits of a supernet pass."""
+
+    metrics: tuple[str, ...]
+    needs: Literal["supernet"]
+
+    def bind(self, context: Context) -> None:
+        """Prepare for a model and corpus; called once."""
+
+    def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
+        """Per metric one value for each sequence, fp64 [B]; logits [B, T, V]."""
+
+
+class Evaluation:
+    """A supernet, a corpus and the evaluators that read logits."""
+
+    def __init__(
+        self, supernet: Supernet, corpus: Corpus, evaluators: Sequence[LogitEvaluator], context: Context, sequences: int
+    ) -> None:
+        self.supernet = supernet
+        self.corpus = corpus
+        self.evaluators = tuple(evaluators)
+        self.sequences = sequences
+        for evaluator in self.evaluators:
+            evaluator.bind(context)
+
+    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
+        """Scores of each plan on the fidelity's windows, or the reason why there are none.
+
+        Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
+        memory changes the grouping.
+        """
+        rows = self._windows(fidelity)
+        values: list[dict[str, list[Array]]] = [{} for _ in plans]
+        failures: dict[int, Failure] = {}
+        for start in range(0, len(rows), self.sequences):
+            chunk = rows[start : start + self.sequences]
+            first = fidelity.windows[0] + start
+            batch = Batch(
+                fidelity.split, (first, first + len(chunk)), torch.from_numpy(chunk.astype(np.int64))
+            )
+            alive = [i for i in range(len(plans)) if i not in failures]
+            self._pass(plans, alive, batch, values, failures)
+        return [failures[i] if i in failures else _scores(values[i]) for i in range(len(plans))]
+
+    def _pass(
+        self,
+        plans: Sequence[Plan],
+        alive: Sequence[int],
+        batch: Batch,
+        values: list[dict[str, list[Array]]],
+        failures: dict[int, Failure],
+    ) -> None:
+        def visit(position: int, logits: Tensor) -> None:
+            index = alive[position]
+            for evaluator in self.evaluators:
+                for metric, column in evaluator.score(batch, logits).items():
+                    if not bool(torch.isfinite(column).all()):
+                        failures[index] = self._failure(plans[index], batch, metric)
+                        return
+                    values[index].setdefault(metric, []).append(column.double().numpy().copy())
+
+        self.supernet.run([plans[i] for i in alive], batch.ids, visit)
+
+    def _failure(self, plan: Plan, batch: Batch, metric: str) -> Failure:
+        where = self.supernet.first_bad_sublayer(plan, batch.ids)
+        start, stop = batch.windows
+        return Failure(f"plan {plan.key}: {metric} is not finite on windows {start}..{stop}, from {where} on")
+
+    def _windows(self, fidelity: Fidelity) -> NDArray[np.int32]:
+        windows = self.corpus.windows(fidelity.split)
+        start, stop = fidelity.windows
+        if stop > len(windows):
+            raise DataError(
+                f"split {fidelity.split.value} has {len(windows)} windows, {stop} were asked for; "
+                "give more text or ask for fewer windows"
+            )
+        return windows[start:stop]
+
+
+def _scores(columns: Mapping[str, list[Array]]) -> Scores:
+    per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
+    means = {metric: float(_mean(v)) for metric, v in per_window.items()}
+    if "nll" in means:
+        means["perplexity"] = float(np.exp(min(means["nll"], 700.0)))
+    return Scores(means, per_window)
+
+
+def _mean(values: Array) -> float:
+    import math
+
+    return math.fsum(values.tolist()) / len(values)
+
+
+def describe(evaluators: Sequence[Any]) -> list[str]:
+    """The metrics that evaluators provide, in order."""
+    return [m for e in evaluators for m in e.metrics]

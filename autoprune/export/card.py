@@ -1,0 +1,106 @@
+"""The model card that travels with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from autoprune.space import KINDS, Plan
+
+_SPLITS = ("calibration", "fitness", "selection", "test", "train")
+_MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
+_MIXED = """\
+Blocks differ in size, so the modelling file `modeling_autoprune_llama.py` travels with the weights; it needs
+transformers >= 5.15 and your consent to run it:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+```
+
+Where autoprune is installed, no remote code is needed:
+
+```python
+from pathlib import Path
+
+from autoprune.export.checkpoint import load_checkpoint
+
+model = load_checkpoint(Path(FOLDER))
+```"""
+_PLAIN = """\
+All blocks are alike, so this is a plain Llama checkpoint:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+```"""
+
+
+def model_card(
+    *, source: str, plan: Plan, figures: Mapping[str, float], command: str, heterogeneous: bool
+) -> str:
+    """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`."""
+    parts = [
+        _header(source),
+        f"# {_short(source)}, compressed by autoprune",
+        f"A structurally smaller version of `{_short(source)}`: what is not listed below is physically gone.",
+        "## What was kept",
+        _kept(plan),
+    ]
+    if figures:
+        parts += ["## Figures", _figures(figures)]
+    parts += ["## How to load it", _MIXED if heterogeneous else _PLAIN]
+    parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
+    parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(source: str) -> str:
+    """A path is no model id, and hubs refuse it as `base_model`."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if _MODEL_ID.fullmatch(source):
+        lines.append(f"base_model: {json.dumps(source)}")
+    return "\n".join([*lines, "tags:", "- autoprune", "- pruning", "---"])
+
+
+def _short(source: str) -> str:
+    """A model id as it is, of a path the last part."""
+    return source if _MODEL_ID.fullmatch(source) else source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _kept(plan: Plan) -> str:
+    """One row per run of equal blocks."""
+    names = {(s.kind, name) for s in plan.sublayers for name, _ in s.settings}
+    columns = sorted(names, key=lambda column: (KINDS.index(column[0]), column[1]))
+    rows: list[tuple[int, int, list[str]]] = []
+    for block in range(plan.blocks):
+        cells = [_cell(name, dict(plan.at(block, kind).settings).get(name, "")) for kind, name in columns]
+        if rows and rows[-1][2] == cells:
+            rows[-1] = (rows[-1][0], block, cells)
+        else:
+            rows.append((block, block, cells))
+    spans = [[str(first) if first == last else f"{first}–{last}", *cells] for first, last, cells in rows]
+    return _table(["Block", *(_TITLES.get(name, name) for _, name in columns)], spans)
+
+
+def _cell(name: str, value: object) -> str:
+    return "gone" if name in _TITLES and value == 0 else str(value)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    """The split, where the name ends in one, gets its own column."""
+    rows = []
+    for name, value in figures.items():
+        head, _, tail = name.rpartition("_")
+        figure, split = (head, tail) if head and tail in _SPLITS else (name, "–")
+        rows.append([figure.replace("_", " "), f"{value:.4g}", split])
+    return _table(["Figure", "Value", "Measured on split"], rows) + "\n\nRatios are to the dense model."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

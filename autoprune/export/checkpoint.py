@@ -1,0 +1,102 @@
+"""Checkpoints on disk: written whole or not at all, loaded without remote code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from autoprune.errors import ExportError, SettingError, UnsupportedModelError
+from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaConfig, AutopruneLlamaForCausalLM
+from autoprune.space import Plan
+
+PLAN_FILE = "autoprune_plan.json"
+
+
+def register() -> None:
+    """Make transformers' Auto classes know our model type, and saving copy its modelling file. Idempotent."""
+    AutoConfig.register(AutopruneLlamaConfig.model_type, AutopruneLlamaConfig, exist_ok=True)
+    AutoModelForCausalLM.register(AutopruneLlamaConfig, AutopruneLlamaForCausalLM, exist_ok=True)
+    family: Any
+    for family, auto in (
+        (AutopruneLlamaConfig, AutoConfig),
+        (AutopruneLlamaForCausalLM, AutoModelForCausalLM),
+    ):
+        family.register_for_auto_class(auto.__name__)
+
+
+def check_destination(to: Path) -> Path:
+    """The absolute folder to write, its parent made; SettingError unless it is new or empty, and writable."""
+    target = Path(os.path.abspath(to.expanduser()))
+    try:
+        if target.exists() and not target.is_dir():
+            raise SettingError(f"--to {to} is a file; name a folder that is new or empty")
+        if target.is_dir() and any(target.iterdir()):
+            raise SettingError(f"--to {to} is not empty; name a folder that is new or empty")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(to, error.strerror) from error
+    if not os.access(target if target.exists() else target.parent, os.W_OK | os.X_OK):
+        raise _unwritable(to, "permission denied")
+    return target.resolve()
+
+
+def _unwritable(to: Path, reason: str | None) -> SettingError:
+    return SettingError(f"--to {to} cannot be written: {reason}; name a folder you may write")
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, to: Path, card: str, plan: Plan
+) -> None:
+    """Write weights (safetensors), config, modelling file where needed, tokenizer, card and plan into `to`.
+
+    Everything goes to a hidden folder beside `to` first, which is renamed when complete. Raises SettingError
+    for a destination that is not empty or not writable, ExportError when writing fails.
+    """
+    target = check_destination(to)
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise _unwritable(to, error.strerror) from error
+    try:
+        _write(model, tokenizer, partial, card, plan)
+        if target.is_dir():
+            target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
+        partial.rename(target)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"the checkpoint {to} could not be written: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, card: str, plan: Plan
+) -> None:
+    register()
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A saved checkpoint in eval mode, in its own dtype unless told; raises UnsupportedModelError."""
+    register()
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModelError(f"{folder} holds no checkpoint: it has no config.json")
+    try:
+        wanted: Any = {"dtype": dtype or "auto", "local_files_only": True}
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UnsupportedModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    loaded: PreTrainedModel = found.eval()
+    return loaded

@@ -1,0 +1,1 @@
+"""Modelling files that travel inside checkpoints; each imports torch and transformers only."""

@@ -1,0 +1,157 @@
+"""What is timed: one prefill and a few decoding steps of a causal language model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from autoprune.errors import SettingError
+from autoprune.hardware.timing import Progress, Samples, interleaved, torch_threads
+
+METRICS = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of what is timed. `context` is the length of the cache that decoding starts from."""
+
+    batch: int = 1
+    prefill_tokens: int = 256
+    context: int = 256
+    decode_steps: int = 8
+    threads: int = 1
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = {"context": 0, "rounds": 5}.get(field.name, 1)
+            if getattr(self, field.name) < least:
+                value = getattr(self, field.name)
+                raise SettingError(f"workload.{field.name}={value} must be at least {least}")
+
+
+class Prefill:
+    """One forward of [batch, prefill_tokens] ids into an empty cache; logits of the last position only.
+
+    The empty cache is made once and copied: making it from a configuration with per-layer sizes costs more than
+    from a plain one, which is the library's bookkeeping and no property of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, workload: Workload) -> None:
+        _check_length(model, "prefill_tokens", workload.prefill_tokens)
+        self.model, self.cache = model, _empty_cache(model)
+        self.empty = tuple(self.cache.layers)
+        self.ids = _ids(model, workload.batch, workload.prefill_tokens)
+        self.positions = torch.arange(workload.prefill_tokens, device=model.device)[None]
+
+    def __call__(self) -> None:
+        """Run it once."""
+        self.cache.layers = [copy.copy(layer) for layer in self.empty]
+        _forward(self.model, self.ids, self.positions, self.cache)
+
+
+class Decode:
+    """`decode_steps` forwards of one token each, from a cache of `context` tokens back to the same.
+
+    Positions are explicit: a model without attention has an empty cache and could not count them.
+    """
+
+    def __init__(self, model: PreTrainedModel, workload: Workload) -> None:
+        self.context, self.steps = workload.context, workload.decode_steps
+        length = self.context + self.steps
+        _check_length(model, "context + decode_steps", length)
+        self.model, self.cache = model, _empty_cache(model)
+        ids, positions = _ids(model, workload.batch, length), torch.arange(length, device=model.device)[None]
+        if self.context:
+            _forward(model, ids[:, : self.context], positions[:, : self.context], self.cache)
+        if any(self.cache.is_sliding):
+            self.cache.activate_past_recording()  # the window could not be put back otherwise
+        steps = range(self.context, length)
+        self.tokens = tuple(ids[:, i : i + 1].clone() for i in steps)
+        self.positions = tuple(positions[:, i : i + 1].clone() for i in steps)
+
+    def __call__(self) -> None:
+        """Run all steps once."""
+        for token, position in zip(self.tokens, self.positions, strict=True):
+            _forward(self.model, token, position, self.cache)
+        self.cache.crop(-self.steps)
+
+
+def prefill(model: PreTrainedModel, workload: Workload) -> Prefill:
+    """The prefill of a model as a callable."""
+    return Prefill(model, workload)
+
+
+def decode(model: PreTrainedModel, workload: Workload) -> Decode:
+    """The decoding steps of a model as a callable."""
+    return Decode(model, workload)
+
+
+def sample_models(
+    models: Mapping[str, PreTrainedModel],
+    workload: Workload,
+    seed: int = 0,
+    progress: Progress | None = None,
+    allow_contended: bool = False,
+) -> dict[str, dict[str, Samples]]:
+    """Seconds per prefill and per decoded token (of the whole batch), all models in one interleaved loop.
+
+    The models are switched to evaluation mode. All of them are in memory at once, on one device.
+    """
+    device = _one_device(models)
+    calls: dict[tuple[str, str], Prefill | Decode] = {}
+    with torch_threads(workload.threads):
+        for name, model in models.items():
+            model.train(False)
+            calls[name, "prefill"], calls[name, "decode"] = prefill(model, workload), decode(model, workload)
+    keys = {f"{metric} {name}": (name, metric) for name, metric in calls}
+    items = {key: calls[pair] for key, pair in keys.items()}
+    rounds, threads = workload.rounds, workload.threads
+    samples = interleaved(
+        items, rounds, seed, threads, progress, device=device, allow_contended=allow_contended
+    )
+    parts = {"prefill": 1, "decode": workload.decode_steps}
+    found: dict[str, dict[str, Samples]] = {name: {} for name in models}
+    for key, (name, metric) in keys.items():
+        found[name][metric] = samples[key].per(parts[metric])
+    return found
+
+
+def _forward(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> None:
+    with torch.inference_mode():
+        model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+
+def _empty_cache(model: PreTrainedModel) -> Any:
+    """A cache for this model; where no block has attention, one that grows on demand.
+
+    (A cache made of layers without attention only cannot be asked for its length, which the model does.)
+    """
+    cache = DynamicCache(config=model.config)
+    return cache if any(hasattr(layer, "get_seq_length") for layer in cache.layers) else DynamicCache()
+
+
+def _ids(model: PreTrainedModel, batch: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    return torch.randint(0, vocabulary, (batch, length), generator=generator).to(model.device)
+
+
+def _check_length(model: PreTrainedModel, setting: str, length: int) -> None:
+    most: Any = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise SettingError(f"workload.{setting}={length} is more than the model's {most} positions")
+
+
+def _one_device(models: Mapping[str, PreTrainedModel]) -> str:
+    devices = sorted({str(model.device) for model in models.values()})
+    if len(devices) != 1:
+        raise SettingError(
+            f"models to compare are on devices {devices}: allowed is one device, and some model"
+        )
+    return devices[0]

@@ -1,0 +1,90 @@
+"""Finds and loads a model by built-in name, folder or hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoprune.errors import UnsupportedModelError, nearest
+from autoprune.zoo import built_in, folder_of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in fp32 with its tokenizer, the dtype of its checkpoint and a digest of its files."""
+
+    name: str
+    source: str  # folder or hub id that transformers loads
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    digest: str
+
+
+def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
+    """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
+
+    Raises UnsupportedModelError when it does not exist, cannot be read, or is not a causal language model.
+    """
+    source = _resolve(name)
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds: all mean that this checkpoint cannot be used
+        raise UnsupportedModelError(f"model={name} cannot be loaded: {_first_line(error)}") from error
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    model.checkpoint_dtype = dtype
+    model.eval().requires_grad_(False)
+    return Loaded(name, source, model, _tokenizer(source), dtype, _digest(source, model))
+
+
+def _resolve(name: str) -> str:
+    if name in built_in():
+        return str(folder_of(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnsupportedModelError(f"model={name} holds no config.json; name a transformers checkpoint folder")
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise UnsupportedModelError(f"model={name} is not a folder" + nearest(name, built_in()))
+    return name
+
+
+def _tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception:  # a model without tokenizer can still be profiled; data=… then says what is missing
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _digest(source: str, model: Any) -> str:
+    whole = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    folder = Path(source)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    for file in files:
+        with file.open("rb") as handle:
+            while chunk := handle.read(1 << 22):
+                whole.update(chunk)
+    if not files:
+        for name, tensor in model.state_dict().items():
+            whole.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()[:20]

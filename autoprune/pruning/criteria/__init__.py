@@ -1,0 +1,1 @@
+"""Criteria rank the units of a site; one file each."""

@@ -1,0 +1,128 @@
+"""How pictures look and are saved: colours that a page may override, labels at the data, no global pyplot state."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from autoprune.report.files import replace
+
+# Safe for all common kinds of colour blindness; a page may restyle each by its CSS variable.
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5c6673", "#dfe3e8", "#fffffe"
+FRONT, UNIFORM, CLOUD = "#0072b2", "#c75000", "#9aa4b1"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    FRONT: "--front",
+    UNIFORM: "--uniform",
+    CLOUD: "--cloud",
+}
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "autoprune", "svg.image_inline": True}
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) with plain axes, row by row."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes = [axis for line in grid for axis in line]
+    for axis in axes:
+        axis.set_facecolor("none")
+        axis.tick_params(which="both", labelsize=9, colors=MUTED, length=0, pad=5)
+        axis.grid(True, color=GRID, linewidth=0.7)
+        axis.set_axisbelow(True)
+        for side, spine in axis.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(MUTED)
+    return figure, axes
+
+
+def titles(axis: Axes, across: str, up: str) -> None:
+    """The axis label below, and that of the upright axis level at the top left, where it is read first."""
+    axis.set_xlabel(across, color=MUTED, fontsize=9.5, labelpad=7, parse_math=False)
+    axis.set_title(up, color=MUTED, fontsize=9.5, loc="left", pad=9, parse_math=False)
+
+
+def label(axis: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], color: str = INK) -> None:
+    """A direct label at a data point, shifted by points; the side it stands on follows from the offset."""
+    axis.annotate(
+        words,
+        at,
+        offset,
+        textcoords="offset points",
+        color=color,
+        fontsize=10,
+        ha="left" if offset[0] > 0 else "right" if offset[0] < 0 else "center",
+        va="bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center",
+        annotation_clip=False,
+        parse_math=False,
+        zorder=6,
+    )
+
+
+def log_scale(axis: Axes, values: Sequence[float]) -> float:
+    """An upright log axis around the positive values, with plain numbers; returns its floor."""
+    span = max(max(values) / min(values), 10.0)
+    low, high = min(values) / span**0.16, max(values) * span**0.07  # room for the dense mark and its label
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    decades = high / low
+    subs = (1.0, 2.0, 5.0) if decades < 1000 else (1.0,)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return low
+
+
+def empty(axis: Axes, words: str) -> None:
+    """Say what is missing instead of drawing an empty frame."""
+    axis.axis("off")
+    axis.text(0.5, 0.5, words, color=MUTED, fontsize=11, ha="center", va="center", transform=axis.transAxes)
+
+
+def _freeze(figure: Figure) -> None:
+    """Lay out once: another layout pass would move things a little, and no two files would be alike."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG, atomically."""
+    _freeze(figure)
+    replace(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=160))
+
+
+def svg(figure: Figure) -> str:
+    """Inline SVG: the same bytes every time, text as text, colours as CSS variables, nothing fetched from anywhere."""
+    _freeze(figure)
+    buffer = io.StringIO()
+    with matplotlib.rc_context(SVG):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+    content = buffer.getvalue()
+    content = content[content.index("<svg") :]
+    content = re.sub(r' xmlns(:xlink)?="[^"]*"', "", content).replace("xlink:href", "href")
+    content = re.sub(r' transform="rotate\(-0 [^"]*"', "", content)
+    content = re.sub(r"font-family: [^;\"]*; ", "", content)
+    content = content.replace("<svg ", f'<svg style="font-family: {FONTS}" ', 1)
+    for color, variable in VARIABLES.items():
+        content = content.replace(color, f"var({variable}, {color})")
+    return _own_names(content)
+
+
+def _own_names(content: str) -> str:
+    """Ids that no other picture on the page has; those of groups, never referred to, are dropped."""
+    content = re.sub(r' id="[A-Za-z.]+(?:2d)?_\d+"', "", content)
+    own = f"a{hashlib.sha256(content.encode()).hexdigest()[:8]}-"
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{own}", content)

@@ -1,0 +1,208 @@
+"""report.html: one file that needs nothing else, and the pictures beside it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from autoprune.report import pictures, text
+from autoprune.report.facts import RunFacts
+from autoprune.report.files import write_text
+from autoprune.report.rows import (
+    PHASES,
+    complete,
+    dense,
+    front,
+    interval,
+    number,
+    quality,
+    quality_label,
+    uniform,
+    word,
+)
+from autoprune.report.summary import beside, change, comparison, fitness_gap, headline, headline_point
+
+RATIOS = (
+    ("params_ratio", "params"),
+    ("params_total_ratio", "all params"),
+    ("flops_ratio", "FLOPs"),
+    ("kv_ratio", "KV cache"),
+    ("bytes_ratio", "bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with what it shows; `name` is its file under pictures/."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    half: bool = False  # narrow enough to stand beside another
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: shown text, the value to sort by (None sorts last), a smaller second line."""
+
+    shown: str
+    value: float | str | None
+    small: str = ""
+
+
+def write(rows: pd.DataFrame, evaluated: pd.DataFrame, facts: RunFacts, folder: Path) -> Path:
+    """Write `folder`/report.html and `folder`/pictures/*.png; returns the report's path."""
+    folder = Path(folder)
+    shown = _pictures(complete(rows), evaluated)
+    for picture in shown:
+        pictures.save_png(picture.figure, folder / "pictures" / f"{picture.name}.png")
+    return write_text(folder / "report.html", render(rows, shown, facts, folder))
+
+
+def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Path) -> str:
+    """The page as text; everything but our own drawings is escaped."""
+    frame = complete(rows)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        headline=headline(frame),
+        pictures=[(picture, Markup(pictures.svg(picture.figure))) for picture in shown],  # noqa: S704
+        unmeasured=[phase for phase in PHASES if not _measured(frame, phase)],
+        against=_against(frame),
+        quality=quality_label(quality(frame)),
+        tested=quality(frame) == "kl_test",
+        heads=_heads(frame),
+        lines=_table(frame),
+        groups=_facts(frame, facts),
+        facts=facts,
+        export=_export(frame, folder),
+        resume=f"autoprune resume {shlex.quote(str(folder))}",
+    )
+
+
+def _measured(frame: pd.DataFrame, phase: str) -> bool:
+    """Whether any front or uniform row has this latency."""
+    return bool(pd.concat([front(frame), uniform(frame)])[f"{phase}_ratio"].notna().any())
+
+
+def _predicted(frame: pd.DataFrame) -> bool:
+    return any(len(frame.dropna(subset=[f"{p}_pred_ms", f"{p}_ms"])) for p in PHASES)
+
+
+def _pictures(frame: pd.DataFrame, evaluated: pd.DataFrame) -> list[Picture]:
+    """The pictures this run has data for, the front first."""
+    label = quality_label(quality(frame))
+    said = f"Lower left is better. Dots: every evaluated candidate at its fitness KL; lines: {label}, on other windows."
+    shown = [Picture("front", "Quality against size", said, pictures.front(frame, evaluated))]
+    for phase in PHASES:
+        if _measured(frame, phase):
+            said = "Whiskers: interval of the measurement. Grey band: that of the dense model; what touches it is not told apart."
+            figure = pictures.latency_front(frame, phase)
+            shown.append(Picture(phase, f"Quality against {phase} latency", said, figure, half=True))
+    said = "Deeper blue keeps more; an empty cell with 0 is a sublayer that was removed altogether."
+    shown.append(Picture("kept", "What each model kept, block by block", said, pictures.kept(frame)))
+    if _predicted(frame):
+        said = "On the line the prediction used by the search was right."
+        figure = pictures.predicted_against_measured(frame)
+        shown.append(Picture("latency", "Predicted against measured latency", said, figure))
+    return shown
+
+
+def _against(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Lines of the comparison with uniform."""
+    lines = []
+    for _, row in comparison(frame).iterrows():
+        lost = number(row, "reduction")
+        lines.append(
+            (
+                text.ratio(number(row, "uniform_ratio")),
+                text.kl(number(row, "uniform_kl")),
+                text.ratio(number(row, "front_ratio")),
+                text.kl(number(row, "front_kl")),
+                text.percent(None if lost is None else -lost),
+                word(row, "key") or text.MISSING,
+            )
+        )
+    return lines
+
+
+def _heads(frame: pd.DataFrame) -> list[str]:
+    label = quality_label(quality(frame))
+    return ["model", *(head for _, head in RATIOS), label, "vs uniform", "perplexity", *PHASES, "key"]
+
+
+def _table(frame: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
+    """(kind, cells) of dense, then all rows by falling size; kind is dense, uniform or front."""
+    first = dense(frame)
+    body = pd.concat([uniform(frame), front(frame)]).sort_values("params_ratio", ascending=False, kind="stable")
+    ordered = body if first is None else pd.concat([first.to_frame().T, body])
+    return [(word(row, "name").split("@")[0], _cells(row, frame)) for _, row in ordered.iterrows()]
+
+
+def _cells(row: pd.Series, frame: pd.DataFrame) -> list[Cell]:
+    column, name = quality(frame), word(row, "name")
+    ours = number(row, column)
+    baseline = beside(frame, number(row, "params_ratio")) if name.startswith("front") else None
+    delta = change(ours, baseline[1]) if baseline else None
+    cells = [Cell(name, name)]
+    cells += [Cell(text.ratio(number(row, c)), number(row, c)) for c, _ in RATIOS]
+    against = f"{text.kl(baseline[1])} at {text.ratio(baseline[0])}" if baseline else ""
+    cells += [Cell(text.kl(ours), ours), Cell(text.percent(delta), delta, against)]
+    cells.append(Cell(text.digits(number(row, "perplexity_test")), number(row, "perplexity_test")))
+    for phase in PHASES:
+        measured, ms = number(row, f"{phase}_ratio"), number(row, f"{phase}_ms")
+        small = text.bounds(interval(row, phase)) + ("" if ms is None else f" {text.digits(ms)} ms")
+        cells.append(Cell(text.ratio(measured), measured, small.strip()))
+    return [*cells, Cell(word(row, "key"), word(row, "key"))]
+
+
+def _facts(frame: pd.DataFrame, facts: RunFacts) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The circumstances, in groups of (what, value)."""
+    gap = fitness_gap(frame)
+    quality_lines = [(f"{name} split", used) for name, used in facts.splits.items()]
+    quality_lines.append(
+        ("fitness-to-test gap", "not measured" if gap is None else f"test KL {text.percent(100 * gap)} of fitness KL, median")
+    )
+    latency = [
+        (f"{phase} prediction error", f"mean {100 * mean:.1f} %, largest {100 * worst:.1f} %")
+        for phase, (mean, worst) in (facts.latency_error or {}).items()
+    ]
+    return [("Work", _work(facts)), ("Data", [
+        ("model", facts.model),
+        ("data", facts.data),
+        ("corpus digest", facts.data_digest),
+        *quality_lines,
+    ]), ("Machine", [("measured on", facts.machine), *(latency or [("latency prediction", "not measured")])])]  # fmt: skip
+
+
+def _work(facts: RunFacts) -> list[tuple[str, str]]:
+    naive = facts.block_runs_naive
+    share = f" of {text.count(naive)} without shared prefixes ({facts.block_runs / naive:.2f}x)" if naive else ""
+    return [
+        ("method", f"{facts.method}, seed {facts.seed}"),
+        ("tokens, search", text.count(facts.tokens_search)),
+        ("tokens, setup", text.count(facts.tokens_setup)),
+        ("tokens, final", text.count(facts.tokens_final)),
+        ("evaluations", f"{text.count(facts.evaluations)}, {text.count(facts.failed)} failed"),
+        ("wall time", text.duration(facts.wall_seconds)),
+        ("block runs", text.count(facts.block_runs) + share),
+    ]
+
+
+def _export(frame: pd.DataFrame, folder: Path) -> str:
+    """The command that exports the headline's point."""
+    pair = headline_point(frame)
+    key = word(pair[0], "key") if pair else ""
+    return f"autoprune export {shlex.quote(str(folder))} --key {shlex.quote(key) if key else 'KEY'} --to OUT"

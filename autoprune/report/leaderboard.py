@@ -1,0 +1,133 @@
+"""leaderboard.csv and leaderboard.md of a run folder, and the table printed when a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.errors import LedgerError
+from autoprune.report import text
+from autoprune.report.files import replace, write_text
+from autoprune.report.rows import (
+    COLUMNS,
+    COUNTS,
+    NUMBERS,
+    TEXT,
+    complete,
+    dense,
+    front,
+    interval,
+    number,
+    quality,
+    quality_label,
+    spread,
+    uniform,
+    word,
+)
+from autoprune.report.summary import beside, change
+
+__all__ = ["COLUMNS", "markdown", "read", "terminal", "write"]
+
+
+def write(rows: pd.DataFrame, folder: Path) -> None:
+    """Write leaderboard.csv (exact floats, empty where not measured) and leaderboard.md, each atomically."""
+    frame = complete(rows)
+    for column in COUNTS:
+        frame[column] = frame[column].astype("Int64")
+    replace(Path(folder) / "leaderboard.csv", lambda path: frame.to_csv(path, index=False))
+    write_text(Path(folder) / "leaderboard.md", markdown(rows))
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The rows of a run folder; raises LedgerError when leaderboard.csv is missing or not ours."""
+    path = Path(folder) / "leaderboard.csv"
+    if not path.is_file():
+        raise LedgerError(f"no leaderboard.csv in {folder}: give the folder of a run that wrote one")
+    try:
+        # Keys are hexadecimal digits, so "12345e678901" must not become a number, nor a method "None" a gap.
+        rows = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT, str),
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
+        )
+    except (ValueError, OSError) as error:
+        raise LedgerError(f"{path} cannot be read as a leaderboard: {str(error).splitlines()[0]}") from error
+    missing = [c for c in COLUMNS if c not in rows.columns]
+    if missing:
+        raise LedgerError(f"{path} is not a leaderboard: it has no column {missing[0]!r}")
+    for column in NUMBERS:
+        if not pd.api.types.is_numeric_dtype(rows[column]):
+            raise LedgerError(f"{path} is not a leaderboard: column {column!r} holds something that is no number")
+    return rows
+
+
+def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
+    """One line of the table: see `_heads`."""
+    column = quality(frame)
+    size, ours = number(row, "params_ratio"), number(row, column)
+    baseline = beside(frame, size) if word(row, "name").startswith("front") else None
+    return [
+        word(row, "name"),
+        text.ratio(size),
+        text.kl(ours),
+        text.digits(number(row, "perplexity_test")),
+        f"{text.kl(baseline[1])} @{baseline[0]:.2f}" if baseline else text.MISSING,
+        text.percent(change(ours, baseline[1])) if baseline else text.MISSING,
+        text.ratio(number(row, "prefill_ratio")),
+        text.ratio(number(row, "decode_ratio")),
+        word(row, "key"),
+    ]
+
+
+def _heads(frame: pd.DataFrame) -> list[str]:
+    label = quality_label(quality(frame))
+    return ["model", "params", label, "perplexity", "uniform KL", "change", "prefill", "decode", "key"]
+
+
+def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
+    first = dense(frame)
+    body = pd.concat([uniform(frame), spread(front(frame), limit)])
+    body = body.sort_values("params_ratio", ascending=False, kind="stable")
+    return body if first is None else pd.concat([first.to_frame().T, body])
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The leaderboard as a Markdown table, all rows, with the measured intervals."""
+    frame = complete(rows)
+    lines = ["# Leaderboard", "", _line(_heads(frame)), _line(["---", *["---:"] * 7, "---"])]
+    for _, row in _ordered(frame, len(frame)).iterrows():
+        cells = _cells(row, frame)
+        for place, phase in ((6, "prefill"), (7, "decode")):
+            cells[place] = f"{cells[place]} {text.bounds(interval(row, phase))}".rstrip()
+        lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING]))
+    return "\n".join([*lines, "", NOTE, ""])
+
+
+NOTE = (
+    "Ratios are to dense; params counts block parameters; a dash means not measured. `uniform KL` is that of the "
+    "smallest uniform model that is not smaller (by more than 0.01), its size after the @; `change` is against it."
+)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+
+def terminal(rows: pd.DataFrame, limit: int = 12) -> Table:
+    """The table at the end of a run: dense first, front rows evenly spread, uniform rows beside them."""
+    frame = complete(rows)
+    table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1, 0, 0))
+    for place, head in enumerate(_heads(frame)):
+        head = "ppl" if head == "perplexity" else head  # so that a terminal of 80 columns holds the table
+        table.add_column(head, justify="left" if place in (0, 8) else "right", no_wrap=True)
+    styles = {"dense": "bold", "front": ""}
+    for _, row in _ordered(frame, limit).iterrows():
+        style = styles.get(word(row, "name"), "yellow")
+        table.add_row(*(Text(cell, style=style) for cell in _cells(row, frame)))
+    return table

@@ -1,0 +1,165 @@
+"""Level-switch evolution with growing fidelities (EvoPress, card A2; Týr's search loop, card A1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoprune.errors import SettingError
+from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.searchers.problem import Problem, fill, step_rng
+from autoprune.space import Candidate, OptionGene
+
+TRIES = 50
+
+
+class EvoPress:
+    """One elitist parent; offspring by level switches; survivors of each stage are scored on more windows.
+
+    offspring: children a generation; survivors: how many pass each stage, the last one becomes the parent;
+    windows: fitness windows of each stage, drawn afresh for every generation and stage; swaps: a child makes
+    min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another of the same kind.
+    The parent joins the last stage. One objective besides the constraint is searched: quality at the budget.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        offspring: int = 24,
+        survivors: Sequence[int] = (6, 2, 1),
+        windows: Sequence[int] = (8, 16, 32),
+        swaps: int = 3,
+        generations: int | None = None,
+    ) -> None:
+        _check(problem, offspring, survivors, windows, swaps)
+        self.problem = problem
+        self.batch = offspring
+        self._sizes = problem.sizes("evopress")
+        self._survivors, self._windows, self._swaps = tuple(survivors), tuple(windows), swaps
+        self._generations = generations
+        self._kinds = _same_kind(problem)
+        self._parents = list(problem.seeds)
+        self._next = 0
+        self._step = 0
+        self._generation = 0
+        self._stage = -1  # -1: choosing among the seeds
+        self._pool: list[Candidate] = self._start()
+        self._waiting = False
+
+    @property
+    def parent(self) -> Candidate:
+        """The best candidate so far."""
+        return self._parents[0]
+
+    @property
+    def finished(self) -> bool:
+        """True after the asked number of generations, or when the parent has no neighbour left."""
+        return not self._pool or (self._generations is not None and self._generation >= self._generations)
+
+    def ask(self, n: int) -> list[Proposal]:
+        """The whole pool of the current stage at once, whatever n is: a stage is ranked on the same windows."""
+        if self._waiting or self.finished:
+            return []
+        self._waiting = True
+        fidelity = self._fidelity()
+        proposals = [Proposal(self._next + i, c, fidelity) for i, c in enumerate(self._pool)]
+        self._next += len(proposals)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Keep the best of the stage; failures rank last."""
+        self._waiting = False
+        ranked = sorted((self._rank(r), i) for i, r in enumerate(results))
+        best = [results[i].proposal.candidate for _, i in ranked]
+        if self._stage < 0:
+            self._parents = best[:1]
+            self._breed()
+            return
+        self._pool = best[: self._survivors[self._stage]]
+        self._stage += 1
+        if self._stage == len(self._windows):
+            self._parents = self._pool[:1]
+            self._generation += 1
+            self._breed()
+        elif self._stage == len(self._windows) - 1 and self.parent not in self._pool:
+            self._pool.append(self.parent)
+
+    def _start(self) -> list[Candidate]:
+        rng = step_rng(self.problem.seed, 0)
+        seeds = self.problem.seeds or (self.problem.space.dense,)
+        repaired = [self.problem.space.repair(s, self.problem.constraints, rng) for s in seeds]
+        return list(dict.fromkeys(repaired))
+
+    def _breed(self) -> None:
+        self._stage = 0
+        children: dict[Candidate, None] = {}
+        for _ in range(self.batch * TRIES):
+            self._step += 1
+            child = self._child(step_rng(self.problem.seed, self._step))
+            if child is not None and child != self.parent:
+                children.setdefault(child)
+            if len(children) == self.batch:
+                break
+        self._pool = list(children)
+
+    def _child(self, rng: np.random.Generator) -> Candidate | None:
+        """The parent after a few level switches, within the constraints; None when no switch was possible."""
+        child = self.parent
+        count = min(rng.integers(1, self._swaps + 1), rng.integers(1, self._swaps + 1))
+        for _ in range(int(count)):
+            child = self._switch(child, rng)
+        if child == self.parent:
+            return None
+        repaired = self.problem.space.repair(child, self.problem.constraints, rng)
+        if repaired == child:
+            return child
+        return fill(self.problem.space, repaired, range(len(self._sizes)), self.problem.constraints, rng)
+
+    def _switch(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        values = list(candidate.indices())
+        lowerable = [g for g, v in enumerate(values) if v > 0]
+        if not lowerable:
+            return candidate
+        down = lowerable[int(rng.integers(len(lowerable)))]
+        raisable = [g for g in self._kinds[down] if g != down and values[g] + 1 < self._sizes[g]]
+        if not raisable:
+            return candidate
+        values[down] -= 1
+        values[raisable[int(rng.integers(len(raisable)))]] += 1
+        return Candidate(tuple(values))
+
+    def _fidelity(self) -> Fidelity:
+        """Windows of the stage; which ones depends on seed, generation and stage only."""
+        count = self._windows[max(self._stage, 0)] if self._stage >= 0 else self._windows[-1]
+        slots = self.problem.windows // count
+        rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
+        start = int(rng.integers(slots)) * count
+        return Fidelity(Split.FITNESS, (start, start + count))
+
+    def _rank(self, result: Result) -> float:
+        return self.problem.values(result)[0] if result.ok else float("inf")
+
+
+def _same_kind(problem: Problem) -> list[list[int]]:
+    """For each gene the genes of the same kind and setting, itself included."""
+    genes = [g for g in problem.space.genes if isinstance(g, OptionGene)]
+    return [[i for i, h in enumerate(genes) if (h.kind, h.setting) == (g.kind, g.setting)] for g in genes]
+
+
+def _check(
+    problem: Problem, offspring: int, survivors: Sequence[int], windows: Sequence[int], swaps: int
+) -> None:
+    if not problem.constraints:
+        raise SettingError("search=evopress works at one budget: set for example constraints='{params: 0.6x}'")
+    if len(survivors) != len(windows) or not survivors or survivors[-1] != 1:
+        raise SettingError(
+            f"search.survivors={list(survivors)} and search.windows={list(windows)} need equal lengths, and a last "
+            "survivor of 1"
+        )
+    if list(survivors) != sorted(survivors, reverse=True) or survivors[0] > offspring or offspring < 1:
+        raise SettingError(f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}")
+    if swaps < 1:
+        raise SettingError(f"search.swaps={swaps} must be at least 1")
+    for count in windows:
+        problem.fidelity(count, "search.windows")

@@ -1,0 +1,143 @@
+"""NSGA-II through pymoo's ask and tell, with operators that know the depth order of the genes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.errors import SettingError
+from autoprune.objective import Proposal, Result
+from autoprune.searchers.problem import Problem, step_rng
+from autoprune.space import Candidate
+
+BAD = 1e9  # objective value of a failed or infeasible candidate
+FLOOR = 1e-9  # below this a metric's logarithm says nothing
+
+
+class NSGA2:
+    """Non-dominated sorting with crowding; integer genes; seeded with uniform allocations.
+
+    population: candidates a generation; windows: fitness windows an evaluation; crossover: share of offspring that
+    join the shallow part of one parent to the deep part of the other at one cut (depth-ordered one-point crossover,
+    which keeps whole prefixes and so shares their computation); mutation: mean number of mutated sites, null for 2;
+    smallest: candidates below this share of the dense `params` are raised, since nobody wants them. Metrics in
+    `log` are compared on a logarithmic scale, which matters for crowding only.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        population: int = 32,
+        windows: int = 8,
+        crossover: float = 0.9,
+        mutation: float | None = None,
+        smallest: float = 0.3,
+        log: Sequence[str] = ("kl", "nll"),
+    ) -> None:
+        if population < 4:
+            raise SettingError(f"search.population={population} must be at least 4")
+        if not 0.0 <= crossover <= 1.0:
+            raise SettingError(f"search.crossover={crossover} is not between 0 and 1")
+        self.problem = problem
+        self.batch = population
+        self._sizes = problem.sizes("nsga2")
+        self._fidelity = problem.fidelity(windows, "search.windows")
+        self._log = frozenset(log)
+        self._table = problem.space.cost_table("params")
+        self._smallest = smallest
+        self._next = 0
+        self._steps = 0
+        self._asked: Any = None
+        self._algorithm = self._build(population, crossover, 2.0 if mutation is None else mutation)
+
+    @property
+    def finished(self) -> bool:
+        """Never by itself: a budget stops it."""
+        return False
+
+    def ask(self, n: int) -> list[Proposal]:
+        """A whole generation, whatever n is: it is ranked as one."""
+        if self._asked is not None:
+            return []
+        self._asked = self._algorithm.ask()
+        rows = self._asked.get("X").astype(int)
+        proposals = [
+            Proposal(self._next + i, Candidate(tuple(row.tolist())), self._fidelity) for i, row in enumerate(rows)
+        ]
+        self._next += len(proposals)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Objective values of the generation, in proposal order."""
+        values = np.array([self._values(r) for r in results])
+        self._asked.set("F", values)
+        for individual in self._asked:
+            individual.evaluated.update({"F"})
+        self._algorithm.tell(infills=self._asked)
+        self._asked = None
+
+    def _values(self, result: Result) -> list[float]:
+        if not result.ok:
+            return [BAD] * len(self.problem.objectives)
+        pairs = zip(self.problem.objectives, self.problem.values(result), strict=True)
+        return [float(np.log(max(v, FLOOR))) if o.metric in self._log else v for o, v in pairs]
+
+    def _build(self, population: int, crossover: float, mutation: float) -> Any:
+        from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2
+        from pymoo.core.problem import Problem as PymooProblem
+        from pymoo.core.termination import NoTermination
+
+        from autoprune.searchers.operators import DepthCrossover, SpaceRepair, StepMutation
+
+        upper = self._sizes - 1
+        target = PymooProblem(n_var=len(upper), n_obj=len(self.problem.objectives), xl=0 * upper, xu=upper, vtype=int)
+        algorithm = PymooNSGA2(
+            pop_size=population,
+            sampling=self._first(population),
+            crossover=DepthCrossover(crossover),
+            mutation=StepMutation(mutation),
+            repair=SpaceRepair(self._repair),
+            eliminate_duplicates=True,
+        )
+        algorithm.setup(target, termination=NoTermination(), seed=self.problem.seed, verbose=False)
+        return algorithm
+
+    def _first(self, population: int) -> NDArray[np.int64]:
+        """Seeds, then mutated seeds, all different where the space allows it."""
+        rng = step_rng(self.problem.seed, 0)
+        seeds = [np.array(s.indices()) for s in self.problem.seeds][: max(1, population // 2)]
+        seeds = seeds or [np.array(self.problem.space.dense.indices())]
+        rows = {tuple(self._repair(s)): None for s in seeds}
+        for _ in range(population * 50):
+            if len(rows) >= population:
+                break
+            row = seeds[int(rng.integers(len(seeds)))] + rng.integers(-2, 3, len(self._sizes))
+            rows.setdefault(tuple(self._repair(np.clip(row, 0, self._sizes - 1))))
+        return np.array(list(rows)[:population])
+
+    def _repair(self, row: NDArray[np.int64]) -> list[int]:
+        """Into the constraints, and up to the smallest size of interest where the constraints allow it."""
+        self._steps += 1
+        rng = step_rng(self.problem.seed, self._steps)
+        candidate = self.problem.space.repair(
+            Candidate(tuple(int(v) for v in row)), self.problem.constraints, rng
+        )
+        return list(self._raise(candidate, rng).indices())
+
+    def _raise(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        if self._table is None:
+            return candidate
+        goal = self._smallest * self._table.dense
+        while self._table.total(candidate.indices()) < goal:
+            values = candidate.indices()
+            below = [g for g, v in enumerate(values) if v + 1 < self._sizes[g]]
+            gene = below[int(rng.integers(len(below)))]
+            raised = candidate.with_value(gene, values[gene] + 1)
+            cost = self.problem.space.cost(raised)
+            if any(c.violation(cost) for c in self.problem.constraints):
+                break
+            candidate = raised
+        return candidate

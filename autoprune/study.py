@@ -1,0 +1,252 @@
+"""The one loop of a phase: ask, record, execute, record, tell; budgets, stop rules and replay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from autoprune.errors import LedgerError
+from autoprune.ledger import Ledger, Recorded
+from autoprune.objective import Constraint, Fidelity, Objective, Proposal, Result, Status
+from autoprune.space import Plan, Space
+
+
+class Searcher(Protocol):
+    """Proposes candidates and learns from results; deterministic in (seed, tells)."""
+
+    batch: int  # how many proposals the study asks for at a time: a search setting, never the worker count
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to propose."""
+
+    def ask(self, n: int) -> list[Proposal]:
+        """0..n proposals with ids counting up; [] and not finished means: tell me more first."""
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """All results of the last ask in proposal order, failures too."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A proposal with its decoded plan, on its way to an executor."""
+
+    proposal: Proposal
+    plan: Plan
+
+
+class Executor(Protocol):
+    """Runs evaluations, in process or on workers; a context manager."""
+
+    capacity: int
+
+    def submit(self, batch: Sequence[Job]) -> None:
+        """Take in a batch."""
+
+    def results(self, timeout: float | None = None) -> Iterable[Result]:
+        """Results of what was submitted, as they come."""
+
+    def counters(self) -> dict[str, float]:
+        """Telemetry since the last call."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a phase stops; None means no limit."""
+
+    tokens: int | None = None
+    evaluations: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One searcher on one space and one supernet with one budget."""
+
+    number: int
+    space: Space
+    searcher: Searcher
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    budget: Budget
+    window: int  # tokens a window
+
+
+class Driver(Protocol):
+    """Strings phases together."""
+
+    def next(self, ledger: Ledger) -> Phase | None:
+        """The next phase, None when done."""
+
+
+class Watcher(Protocol):
+    """Hears of progress."""
+
+    def update(self, tokens: int, evaluations: int, results: Sequence[Result]) -> None:
+        """After every batch: totals so far and the batch's results."""
+
+
+@dataclass
+class _Spent:
+    tokens: int = 0
+    evaluations: int = 0
+
+
+class Study:
+    """Runs one phase against a ledger; what the ledger already holds is replayed, not evaluated."""
+
+    def __init__(self, phase: Phase, ledger: Ledger, executor: Executor, watcher: Watcher | None = None) -> None:
+        self.phase = phase
+        self.ledger = ledger
+        self.executor = executor
+        self.watcher = watcher
+        self._memory: dict[tuple[str, Fidelity], Recorded] = {}
+        self._spent = _Spent()
+        self._deadline = time.monotonic() + phase.budget.seconds if phase.budget.seconds else None
+
+    def run(self) -> str:
+        """Replay, then search until a stop rule holds; returns the rule: tokens, evaluations, seconds or finished."""
+        batch, cut = self._replay()
+        if cut:  # the budget ended inside the last recorded batch
+            return "evaluations" if self._evaluations_left() <= 0 else "tokens"
+        while (reason := self._stop()) is None:
+            proposals = self.phase.searcher.ask(self.phase.searcher.batch)
+            if not proposals:
+                return "finished"
+            offered = self._affordable(proposals)
+            if offered:
+                self.ledger.record_batch(self.phase.number, batch, self.phase.searcher.batch, offered)
+                results = self._complete(batch, offered, {})
+            if len(offered) < len(proposals):
+                return "evaluations" if self._evaluations_left() <= 0 else "tokens"
+            self.phase.searcher.tell(results)
+            batch += 1
+        return reason
+
+    def _replay(self) -> tuple[int, bool]:
+        """Ask and tell again what the ledger holds; finish a batch that a crash cut off.
+
+        Returns the next batch number, and whether the budget had cut the last batch short.
+        """
+        following, cut = 0, False
+        for number, asked in self.ledger.batches(self.phase.number):
+            recorded = self.ledger.proposals(self.phase.number, number)
+            again = self.phase.searcher.ask(asked)
+            for old, new in zip(recorded, again, strict=False):
+                if old != new:
+                    raise LedgerError(
+                        f"replay of phase {self.phase.number} diverges at proposal {old.id}: the searcher proposes "
+                        "something else now (a library or setting changed); use resume --fork NEW"
+                    )
+            results = self._complete(number, recorded, self.ledger.results(self.phase.number, number))
+            cut = len(recorded) < len(again)
+            if not cut:
+                self.phase.searcher.tell(results)
+            following = number + 1
+        return following, cut
+
+    def _complete(self, batch: int, proposals: Sequence[Proposal], known: dict[int, Recorded]) -> list[Result]:
+        """Results of all proposals in order, evaluating and recording those not in `known`."""
+        started = time.monotonic()
+        plans = [self.phase.space.decode(p.candidate) for p in proposals]
+        for proposal, plan in zip(proposals, plans, strict=True):
+            if proposal.id in known:
+                self._note(plan, known[proposal.id])
+        missing = [(p, plan) for p, plan in zip(proposals, plans, strict=True) if p.id not in known]
+        jobs = self._answer_cheap(missing, known)
+        self.executor.submit(jobs)
+        by_id = {job.proposal.id: job for job in jobs}
+        for result in self.executor.results():
+            job = by_id[result.proposal.id]
+            tokens = job.proposal.fidelity.count * self.phase.window
+            self._record(job.plan, self._with_costs(result), "evaluated", tokens, known)
+        self._answer_repeats(missing, known)
+        if jobs:
+            counters = {"seconds": time.monotonic() - started, **self.executor.counters()}
+            self.ledger.record_telemetry(self.phase.number, batch, **counters)
+        results = [known[p.id].result for p in proposals]
+        if self.watcher is not None:
+            self.watcher.update(self._spent.tokens, self._spent.evaluations, results)
+        return results
+
+    def _answer_cheap(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> list[Job]:
+        """Record constraint violations and remembered plans; return the jobs that need a model, one per plan."""
+        jobs: list[Job] = []
+        taken: set[tuple[str, Fidelity]] = set()
+        for proposal, plan in missing:
+            broken = self._broken(proposal)
+            at = (plan.key, proposal.fidelity)
+            if broken is not None:
+                result = Result(proposal, Status.INFEASIBLE, self._costs(proposal), {}, broken)
+                self._record(plan, result, "constraint", 0, known)
+            elif at not in self._memory and at not in taken:
+                taken.add(at)
+                jobs.append(Job(proposal, plan))
+        return jobs
+
+    def _answer_repeats(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> None:
+        for proposal, plan in missing:
+            if proposal.id not in known:
+                source = self._memory[plan.key, proposal.fidelity]
+                self._record(plan, replace(source.result, proposal=proposal), "memory", 0, known)
+
+    def _record(
+        self, plan: Plan, result: Result, origin: str, tokens: int, known: dict[int, Recorded]
+    ) -> None:
+        recorded = Recorded(result, plan.key, origin, tokens)
+        self.ledger.record(self.phase.number, recorded)
+        known[result.proposal.id] = recorded
+        self._note(plan, recorded)
+
+    def _note(self, plan: Plan, recorded: Recorded) -> None:
+        self._spent.tokens += recorded.tokens
+        if recorded.origin == "evaluated":
+            self._spent.evaluations += 1
+            self._memory[plan.key, recorded.result.proposal.fidelity] = recorded
+
+    def _broken(self, proposal: Proposal) -> str | None:
+        cost = self.phase.space.cost(proposal.candidate)
+        for constraint in self.phase.constraints:
+            if constraint.violation(cost):
+                return f"{constraint.metric}={cost[constraint.metric]:.6g} exceeds {constraint.bound:.6g}"
+        return None
+
+    def _costs(self, proposal: Proposal) -> dict[str, float]:
+        return dict(self.phase.space.cost(proposal.candidate))
+
+    def _with_costs(self, result: Result) -> Result:
+        return replace(result, metrics={**self._costs(result.proposal), **result.metrics})
+
+    def _stop(self) -> str | None:
+        if self.phase.searcher.finished:
+            return "finished"
+        if self.phase.budget.tokens is not None and self._spent.tokens >= self.phase.budget.tokens:
+            return "tokens"
+        if self._evaluations_left() <= 0:
+            return "evaluations"
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return "seconds"
+        return None
+
+    def _evaluations_left(self) -> float:
+        limit = self.phase.budget.evaluations
+        return float("inf") if limit is None else limit - self._spent.evaluations
+
+    def _affordable(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The longest prefix that the token and evaluation budgets pay for, repeats and misfits being free."""
+        limit = self.phase.budget.tokens
+        tokens = float("inf") if limit is None else limit - self._spent.tokens
+        evaluations = self._evaluations_left()
+        seen = set(self._memory)
+        for count, proposal in enumerate(proposals):
+            at = (self.phase.space.decode(proposal.candidate).key, proposal.fidelity)
+            if at in seen or self._broken(proposal) is not None:
+                continue
+            seen.add(at)
+            tokens -= proposal.fidelity.count * self.phase.window
+            evaluations -= 1
+            if tokens < 0 or evaluations < 0:
+                return list(proposals[:count])
+        return list(proposals)

@@ -1,0 +1,81 @@
+"""The uniform baseline: the same fraction of every site, as the user would set it by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from autoprune.objective import Constraint
+from autoprune.space import Candidate, OptionGene, Space
+
+SPLITS = 3  # how many divisions between the kinds of sites are tried
+
+
+def uniform_candidates(space: Space, ratio: float, metric: str = "params") -> list[Candidate]:
+    """Up to three uniform candidates with the largest cost <= ratio x dense, closest to equal fractions first.
+
+    Every kind of site keeps one option in all blocks; what the budget leaves over is filled from block 0 up, one
+    option a site. The best of them on the selection split is `uniform@ratio`. Empty when nothing uniform fits.
+    """
+    limit = Constraint(metric, ratio * space.cost(space.dense)[metric])
+    groups = _groups(space)
+    found = []
+    for head in itertools.product(*(range(len(_options(space, g))) for g in groups[:-1])):
+        last = _largest(space, groups, head, limit)
+        if last is not None:
+            levels = (*head, last)
+            found.append((_imbalance(space, groups, levels), levels))
+    picked = [levels for _, levels in sorted(found)[:SPLITS]]
+    return [_fill(space, _at(space, groups, levels), limit) for levels in picked]
+
+
+def _groups(space: Space) -> list[list[int]]:
+    """Gene indices by kind of site, in order of first appearance."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, gene in enumerate(space.genes):
+        groups.setdefault((gene.kind, gene.setting), []).append(index)
+    return list(groups.values())
+
+
+def _options(space: Space, group: Sequence[int]) -> tuple[int, ...]:
+    gene = space.genes[group[0]]
+    assert isinstance(gene, OptionGene)
+    return gene.options
+
+
+def _at(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[int]) -> Candidate:
+    values = [0] * len(space.genes)
+    for group, level in zip(groups, levels, strict=True):
+        for gene in group:
+            values[gene] = level
+    return Candidate(tuple(values))
+
+
+def _fits(space: Space, candidate: Candidate, limit: Constraint) -> bool:
+    return limit.violation(space.cost(candidate)) == 0.0
+
+
+def _largest(
+    space: Space, groups: Sequence[Sequence[int]], head: Sequence[int], limit: Constraint
+) -> int | None:
+    for level in reversed(range(len(_options(space, groups[-1])))):
+        if _fits(space, _at(space, groups, (*head, level)), limit):
+            return level
+    return None
+
+
+def _imbalance(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[int]) -> float:
+    shares = [
+        _options(space, g)[level] / max(1, _options(space, g)[-1])
+        for g, level in zip(groups, levels, strict=True)
+    ]
+    return max(shares) - min(shares)
+
+
+def _fill(space: Space, candidate: Candidate, limit: Constraint) -> Candidate:
+    for index, gene in enumerate(space.genes):
+        value = candidate.indices()[index]
+        if isinstance(gene, OptionGene) and value + 1 < len(gene.options):
+            raised = candidate.with_value(index, value + 1)
+            candidate = raised if _fits(space, raised, limit) else candidate
+    return candidate

@@ -1,0 +1,1 @@
+"""How a plan is scored: one file per evaluator."""

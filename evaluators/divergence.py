@@ -1,0 +1,91 @@
+"""KL divergence from the dense model on its top-k tokens plus the mass of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autoprune.errors import SettingError
+from autoprune.evaluation import Batch, Context
+
+FILE = "teacher.safetensors"
+SMALLEST = 1e-30
+
+
+class Divergence:
+    """`kl`: mean over tokens of KL(dense || plan) in nats, over the dense model's top-k tokens and one tail bin.
+
+    The tail bin holds all other tokens, so the value is a lower bound of the full KL that is tight for k >= 512. The
+    dense model's side is computed once per micro-batch and kept on disk: k token ids (int16 or int32) and k
+    probabilities (fp16 logarithms, renormalised on load so that KL(dense) < 1e-5) for every token.
+    """
+
+    metrics = ("kl",)
+    needs: Literal["supernet"] = "supernet"
+
+    def __init__(self, top_k: int = 512) -> None:
+        if top_k < 1:
+            raise SettingError(f"evaluator.divergence.top_k={top_k} must be at least 1")
+        self.top_k = top_k
+        self._context: Context | None = None
+        self._teachers: dict[tuple[str, int, int], _Teacher] = {}
+
+    def bind(self, context: Context) -> None:
+        """Remember where the dense logits come from."""
+        self._context = context
+        self._teachers.clear()
+
+    def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
+        """Mean KL of each sequence, fp64 [B]; logits [B, T, V]."""
+        teacher = self._teacher(batch)
+        total = torch.logsumexp(logits, dim=-1, keepdim=True)  # [B, T, 1]
+        logp = torch.gather(logits, -1, teacher.ids).sub_(total)  # [B, T, k]
+        kl = (teacher.p * (teacher.logp - logp)).sum(-1)  # [B, T]
+        if teacher.tail is not None:
+            rest = (1.0 - logp.exp_().sum(-1)).clamp_min(SMALLEST)
+            kl = kl + teacher.tail * (teacher.tail.clamp_min(SMALLEST).log() - rest.log())
+        return {"kl": kl.double().mean(-1)}
+
+    def _teacher(self, batch: Batch) -> _Teacher:
+        key = (batch.split.value, *batch.windows)
+        if key not in self._teachers:
+            assert self._context is not None, "bind() comes first"
+            inputs = [self._context.digest, self.top_k, *key, list(batch.ids.shape)]
+            folder = self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
+            self._teachers[key] = _Teacher.load(folder)
+        return self._teachers[key]
+
+    def _build(self, batch: Batch, folder: Path) -> None:
+        assert self._context is not None
+        logp = torch.log_softmax(self._context.dense_logits(batch.ids).float(), dim=-1)
+        k = min(self.top_k, logp.shape[-1])
+        top = logp.topk(k, dim=-1)
+        small = torch.int16 if logp.shape[-1] <= torch.iinfo(torch.int16).max else torch.int32
+        save_file({"ids": top.indices.to(small), "logp": top.values.half()}, folder / FILE)
+
+
+class _Teacher:
+    """The dense model's side of one micro-batch, ready for use: ids [B, T, k], p and logp [B, T, k], tail [B, T]."""
+
+    def __init__(self, ids: Tensor, logp: Tensor, complete: bool) -> None:
+        self.ids = ids
+        p = logp.double().exp()
+        mass = p.sum(-1, keepdim=True)
+        tail = 1.0 - mass
+        if complete or bool((tail < 0).any()):  # rounding may lift the listed mass above one: share it out
+            scale = torch.where(tail < 0, mass, torch.ones_like(mass)) if not complete else mass
+            p = p / scale
+            tail = (1.0 - p.sum(-1, keepdim=True)).clamp_min(0.0)
+        self.p = p.float()
+        self.logp = p.clamp_min(SMALLEST).log().float()
+        self.tail = None if complete else tail.squeeze(-1).float()
+
+    @staticmethod
+    def load(folder: Path) -> _Teacher:
+        stored = load_file(folder / FILE)
+        return _Teacher(stored["ids"].long(), stored["logp"].float(), complete=False)

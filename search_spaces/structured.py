@@ -1,0 +1,65 @@
+"""The structured space: KV groups (with their query heads) and FFN width of every block, zero included in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoprune.errors import SettingError
+from autoprune.shape import Shape
+from autoprune.space import CostModel, OptionGene, Plan
+from search_spaces.sublayer import SublayerSpace
+
+MULTIPLES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+
+
+class Structured:
+    """Settings of the structured space, bound to a model by `build`.
+
+    ffn_options: at least this many FFN widths, zero and the full width among them.
+    ffn_multiple: widths are multiples of this; null picks the largest of 256 … 1 that gives `ffn_options` widths.
+    """
+
+    def __init__(self, ffn_options: int = 9, ffn_multiple: int | None = None) -> None:
+        if ffn_options < 2:
+            raise SettingError(f"space.structured.ffn_options={ffn_options} is too small; at least 2")
+        if ffn_multiple is not None and ffn_multiple < 1:
+            raise SettingError(f"space.structured.ffn_multiple={ffn_multiple} must be at least 1, or null")
+        self.ffn_options = ffn_options
+        self.ffn_multiple = ffn_multiple
+
+    def options(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """The options of each setting: `kv_groups` and `width`."""
+        return {"kv_groups": tuple(range(shape.kv_groups + 1)), "width": self._widths(shape.ffn)}
+
+    def build(self, shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace:
+        """The space of a model; genes in depth order."""
+        options = self.options(shape)
+        genes = tuple(
+            gene
+            for block in range(shape.blocks)
+            for gene in (
+                OptionGene(block, "attention", "kv_groups", options["kv_groups"]),
+                OptionGene(block, "ffn", "width", options["width"]),
+            )
+        )
+        full = Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
+        return SublayerSpace(genes, full, tuple(costs))
+
+    def _widths(self, ffn: int) -> tuple[int, ...]:
+        wanted = min(self.ffn_options, ffn + 1)
+        fitting = (m for m in MULTIPLES if _grid_size(ffn, m) >= wanted)
+        multiple = self.ffn_multiple or next(fitting, 1)
+        multiple = _thinned(ffn, multiple, wanted) if self.ffn_multiple is None else multiple
+        return tuple(sorted({*range(0, ffn, multiple), ffn}))
+
+
+def _grid_size(ffn: int, multiple: int) -> int:
+    return len({*range(0, ffn, multiple), ffn})
+
+
+def _thinned(ffn: int, multiple: int, wanted: int) -> int:
+    """The largest whole number of `multiple`s whose grid still has the wanted number of options."""
+    step = multiple
+    while _grid_size(ffn, step + multiple) >= wanted:
+        step += multiple
+    return step

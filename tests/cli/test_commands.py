@@ -1,0 +1,62 @@
+"""Each plain command asks the API for exactly what was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").touch()
+    return tmp_path / "r"
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("demo", ("demo", ("results/demo",), {})),
+        ("demo --out d", ("demo", ("d",), {})),
+        ("resume r", ("resume", ("r",), {"fork": None, "trust": False})),
+        ("resume r --fork n --trust", ("resume", ("r",), {"fork": "n", "trust": True})),
+        ("report r r", ("report", (["r", "r"],), {"trust": False})),
+        ("report r --trust", ("report", (["r"],), {"trust": True})),
+        ("export r --key ab12 --to o", ("export", ("r",), {"to": "o", "trust": False, "key": "ab12"})),
+        ("export --decode=0.6x --to=o r", ("export", ("r",), {"to": "o", "trust": False, "decode": "0.6x"})),
+        ("export r --params 0.6x --to o", ("export", ("r",), {"to": "o", "trust": False, "params": "0.6x"})),
+        (
+            "export r --prefill 2x --to o --trust",
+            ("export", ("r",), {"to": "o", "trust": True, "prefill": "2x"}),
+        ),
+        ("profile m", ("profile", ("m", None), {})),
+        ("profile m --to f", ("profile", ("m", "f"), {})),
+        ("zoo train n", ("zoo_train", ("n", None), {})),
+        ("zoo train n --to d", ("zoo_train", ("n", "d"), {})),
+        ("bench n", ("bench", ("n", []), {})),
+        ("bench n --seeds 3 x=y", ("bench", ("n", ["--seeds", "3", "x=y"]), {})),
+        ("list", ("list_parts", (), {})),
+    ],
+)
+def test_command(run: Callable[..., Any], calls: Any, folder: Path, line: str, call: tuple[Any, ...]) -> None:
+    done = run(*line.split())
+    assert (done.code, done.err) == (0, "")
+    assert calls.made == [call]
+    assert done.out == ("answer\n" if line == "list" else "")
+
+
+def test_leaderboard(
+    run: Callable[..., Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd = pytest.importorskip("pandas")
+    leaderboard = pytest.importorskip("autoprune.report.leaderboard")
+    monkeypatch.setattr(leaderboard, "read", lambda path: pd.DataFrame({"key": [path.name]}))
+    monkeypatch.setattr(leaderboard, "markdown", lambda table: f"| {table.key[0]} |")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "config.yaml").touch()
+    done = run("leaderboard", "r", "s", "--csv", "all.csv")
+    assert done.code == 0 and "| r |" in done.out and "| s |" in done.out
+    assert (tmp_path / "all.csv").read_text().split() == ["key,run", "r,r", "s,s"]

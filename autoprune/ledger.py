@@ -198,6 +198,10 @@ class Ledger:
         )
         return {key: json.loads(payload)["metrics"] for key, payload in rows.fetchall()}
 
+    def final_windows(self) -> int:
+        """Windows run on held-out splits, over all plans."""
+        return int(self._db.execute("SELECT COALESCE(SUM(stop - start), 0) FROM finals").fetchone()[0])
+
     def record_telemetry(self, phase: int, batch: int, **payload: float) -> None:
         """Measured times and counters: outside the ordered columns."""
         with self._transaction() as db:

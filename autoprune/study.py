@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -97,8 +97,17 @@ class _Spent:
 class Study:
     """Runs one phase against a ledger; what the ledger already holds is replayed, not evaluated."""
 
-    def __init__(self, phase: Phase, ledger: Ledger, executor: Executor, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        phase: Phase,
+        ledger: Ledger,
+        executor: Executor,
+        watcher: Watcher | None = None,
+        adopted: Mapping[tuple[str, Fidelity], Recorded] | None = None,
+    ) -> None:
+        """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing."""
         self.phase = phase
+        self._adopted = dict(adopted or {})
         self.ledger = ledger
         self.executor = executor
         self.watcher = watcher
@@ -181,6 +190,9 @@ class Study:
             if broken is not None:
                 result = Result(proposal, Status.INFEASIBLE, self._costs(proposal), {}, broken)
                 self._record(plan, result, "constraint", 0, known)
+            elif at in self._adopted and at not in self._memory:
+                source = self._adopted[at]
+                self._record(plan, replace(source.result, proposal=proposal), "adopted", source.tokens, known)
             elif at not in self._memory and at not in taken:
                 taken.add(at)
                 jobs.append(Job(proposal, plan))
@@ -202,7 +214,7 @@ class Study:
 
     def _note(self, plan: Plan, recorded: Recorded) -> None:
         self._spent.tokens += recorded.tokens
-        if recorded.origin == "evaluated":
+        if recorded.origin in ("evaluated", "adopted"):
             self._spent.evaluations += 1
             self._memory[plan.key, recorded.result.proposal.fidelity] = recorded
 

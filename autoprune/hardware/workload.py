@@ -38,8 +38,8 @@ class Workload:
 class Prefill:
     """One forward of [batch, prefill_tokens] ids into an empty cache; logits of the last position only.
 
-    The empty cache is made once and copied: making it from a configuration with per-layer sizes costs more than
-    from a plain one, which is the library's bookkeeping and no property of the model.
+    The empty cache is made once and copied: making it from a configuration with per-layer sizes costs more
+    than from a plain one, which is the library's bookkeeping and no property of the model.
     """
 
     def __init__(self, model: PreTrainedModel, workload: Workload) -> None:

@@ -54,7 +54,9 @@ def titles(axis: Axes, across: str, up: str) -> None:
     axis.set_title(up, color=MUTED, fontsize=9.5, loc="left", pad=9, parse_math=False)
 
 
-def label(axis: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], color: str = INK) -> None:
+def label(
+    axis: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], color: str = INK
+) -> None:
     """A direct label at a data point, shifted by points; the side it stands on follows from the offset."""
     axis.annotate(
         words,

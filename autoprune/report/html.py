@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: shown text, the value to sort by (None sorts last), a smaller second line."""
+    """A table cell: shown text, the value to sort by (None sorts last), smaller lines below."""
 
     shown: str
     value: float | str | None
@@ -69,6 +70,7 @@ def write(rows: pd.DataFrame, evaluated: pd.DataFrame, facts: RunFacts, folder: 
 def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Path) -> str:
     """The page as text; everything but our own drawings is escaped."""
     frame = complete(rows)
+    heads, lines = _table(frame)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,8 +85,8 @@ def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Pa
         against=_against(frame),
         quality=quality_label(quality(frame)),
         tested=quality(frame) == "kl_test",
-        heads=_heads(frame),
-        lines=_table(frame),
+        heads=heads,
+        lines=lines,
         groups=_facts(frame, facts),
         facts=facts,
         export=_export(frame, folder),
@@ -104,7 +106,9 @@ def _predicted(frame: pd.DataFrame) -> bool:
 def _pictures(frame: pd.DataFrame, evaluated: pd.DataFrame) -> list[Picture]:
     """The pictures this run has data for, the front first."""
     label = quality_label(quality(frame))
-    said = f"Lower left is better. Dots: every evaluated candidate at its fitness KL; lines: {label}, on other windows."
+    said = f"Lower left is better. Lines: {label}."
+    if len(evaluated):
+        said += " Dots: every evaluated candidate at its fitness KL."
     shown = [Picture("front", "Quality against size", said, pictures.front(frame, evaluated))]
     for phase in PHASES:
         if _measured(frame, phase):
@@ -140,56 +144,84 @@ def _against(frame: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
-    return ["model", *(head for _, head in RATIOS), label, "vs uniform", "perplexity", *PHASES, "key"]
+    (_, size), *others = RATIOS
+    return ["model", "key", size, label, "vs uniform", "perplexity", *PHASES, *(head for _, head in others)]
 
 
-def _table(frame: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
-    """(kind, cells) of dense, then all rows by falling size; kind is dense, uniform or front."""
+def _table(frame: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """Heads and (kind, cells) of dense, then of all rows by falling size; columns never measured are left out."""
     first = dense(frame)
-    body = pd.concat([uniform(frame), front(frame)]).sort_values("params_ratio", ascending=False, kind="stable")
+    body = pd.concat([uniform(frame), front(frame)]).sort_values(
+        "params_ratio", ascending=False, kind="stable"
+    )
     ordered = body if first is None else pd.concat([first.to_frame().T, body])
-    return [(word(row, "name").split("@")[0], _cells(row, frame)) for _, row in ordered.iterrows()]
+    lines = [(word(row, "name").split("@")[0], _cells(row, frame)) for _, row in ordered.iterrows()]
+    filled = [
+        any(cells[place].value is not None for _, cells in lines) for place in range(len(_heads(frame)))
+    ]
+    heads = list(compress(_heads(frame), filled))
+    return heads, [(kind, list(compress(cells, filled))) for kind, cells in lines]
 
 
 def _cells(row: pd.Series, frame: pd.DataFrame) -> list[Cell]:
-    column, name = quality(frame), word(row, "name")
-    ours = number(row, column)
+    """One line of the table: see `_heads`."""
+    ours, name, key = number(row, quality(frame)), word(row, "name"), word(row, "key")
     baseline = beside(frame, number(row, "params_ratio")) if name.startswith("front") else None
     delta = change(ours, baseline[1]) if baseline else None
-    cells = [Cell(name, name)]
-    cells += [Cell(text.ratio(number(row, c)), number(row, c)) for c, _ in RATIOS]
     against = f"{text.kl(baseline[1])} at {text.ratio(baseline[0])}" if baseline else ""
-    cells += [Cell(text.kl(ours), ours), Cell(text.percent(delta), delta, against)]
-    cells.append(Cell(text.digits(number(row, "perplexity_test")), number(row, "perplexity_test")))
-    for phase in PHASES:
-        measured, ms = number(row, f"{phase}_ratio"), number(row, f"{phase}_ms")
-        small = text.bounds(interval(row, phase)) + ("" if ms is None else f" {text.digits(ms)} ms")
-        cells.append(Cell(text.ratio(measured), measured, small.strip()))
-    return [*cells, Cell(word(row, "key"), word(row, "key"))]
+    perplexity = number(row, "perplexity_test")
+    size, *others = [Cell(text.ratio(number(row, c)), number(row, c)) for c, _ in RATIOS]
+    scores = [Cell(text.kl(ours), ours), Cell(text.percent(delta), delta, against)]
+    scores.append(Cell(text.digits(perplexity), perplexity))
+    return [
+        Cell(name, name),
+        Cell(key, key or None),
+        size,
+        *scores,
+        *(_latency(row, p) for p in PHASES),
+        *others,
+    ]
+
+
+def _latency(row: pd.Series, phase: str) -> Cell:
+    """The measured ratio, its interval below."""
+    measured = number(row, f"{phase}_ratio")
+    return Cell(text.ratio(measured), measured, text.bounds(interval(row, phase)))
 
 
 def _facts(frame: pd.DataFrame, facts: RunFacts) -> list[tuple[str, list[tuple[str, str]]]]:
     """The circumstances, in groups of (what, value)."""
+    origin = [("model", facts.model), ("data", facts.data), ("corpus digest", facts.data_digest)]
+    splits = [(f"{name} split", used) for name, used in facts.splits.items()]
+    data = [*origin, *splits, ("fitness-to-test gap", _gap(frame))]
+    return [("Work", _work(facts)), ("Data", data), ("Machine", _machine(frame, facts))]
+
+
+def _gap(frame: pd.DataFrame) -> str:
     gap = fitness_gap(frame)
-    quality_lines = [(f"{name} split", used) for name, used in facts.splits.items()]
-    quality_lines.append(
-        ("fitness-to-test gap", "not measured" if gap is None else f"test KL {text.percent(100 * gap)} of fitness KL, median")
+    if gap is None:
+        return "not measured"
+    return (
+        f"test KL {abs(100 * gap):.0f} % {'above' if gap >= 0 else 'below'} fitness KL, median over the front"
     )
-    latency = [
-        (f"{phase} prediction error", f"mean {100 * mean:.1f} %, largest {100 * worst:.1f} %")
-        for phase, (mean, worst) in (facts.latency_error or {}).items()
-    ]
-    return [("Work", _work(facts)), ("Data", [
-        ("model", facts.model),
-        ("data", facts.data),
-        ("corpus digest", facts.data_digest),
-        *quality_lines,
-    ]), ("Machine", [("measured on", facts.machine), *(latency or [("latency prediction", "not measured")])])]  # fmt: skip
+
+
+def _machine(frame: pd.DataFrame, facts: RunFacts) -> list[tuple[str, str]]:
+    lines = [("measured on", facts.machine)]
+    for phase in PHASES:
+        ms = number(dense(frame), f"{phase}_ms")
+        if ms is not None:
+            lines.append((f"dense {phase}", f"{text.digits(ms)} ms"))
+    for phase, (mean, worst) in (facts.latency_error or {}).items():
+        lines.append((f"{phase} prediction error", f"mean {100 * mean:.1f} %, largest {100 * worst:.1f} %"))
+    return lines
 
 
 def _work(facts: RunFacts) -> list[tuple[str, str]]:
     naive = facts.block_runs_naive
-    share = f" of {text.count(naive)} without shared prefixes ({facts.block_runs / naive:.2f}x)" if naive else ""
+    share = (
+        f" of {text.count(naive)} without shared prefixes ({facts.block_runs / naive:.2f}x)" if naive else ""
+    )
     return [
         ("method", f"{facts.method}, seed {facts.seed}"),
         ("tokens, search", text.count(facts.tokens_search)),

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from autoprune.errors import SpaceError
 from autoprune.report import text
 from autoprune.report.canvas import FRONT, GRID, INK, MUTED, UNIFORM, canvas, empty
-from autoprune.report.rows import complete, dense, front, number, spread, uniform, word
+from autoprune.report.rows import complete, dense, front, spread, uniform, word
+from autoprune.report.rows import number as measured
 from autoprune.space import Plan
 
 CHOSEN = 6
@@ -50,9 +51,9 @@ def _models(frame: pd.DataFrame) -> list[Model]:
     first = dense(frame)
     chosen = [] if first is None else [(first, "dense", INK)]
     for _, row in spread(front(frame), CHOSEN).iterrows():
-        chosen.append((row, f"{text.ratio(number(row, 'params_ratio'))}  {word(row, 'key')}", FRONT))
+        chosen.append((row, f"{text.ratio(measured(row, 'params_ratio'))}  {word(row, 'key')}", FRONT))
     for _, row in spread(uniform(frame), CHOSEN).iterrows():
-        chosen.append((row, f"{text.ratio(number(row, 'params_ratio'))}  {word(row, 'name')}", UNIFORM))
+        chosen.append((row, f"{text.ratio(measured(row, 'params_ratio'))}  {word(row, 'name')}", UNIFORM))
     for row, words, color in chosen:
         widths = _widths(row)
         if widths is not None:
@@ -113,7 +114,11 @@ def _cell(axis: Axes, block: int, line: float, value: int, full: int, numbered: 
     """One rounded value: deep where all is kept, empty with a zero where the sublayer is gone."""
     share = value / full if full else 0.0
     fill = RAMP(share) if value else "none"
-    axis.add_patch(Rectangle((block - 0.47, line - 0.44), 0.94, 0.88, facecolor=fill, edgecolor=GRID, linewidth=0.6))
+    patch = Rectangle((block - 0.47, line - 0.44), 0.94, 0.88, facecolor=fill, edgecolor=GRID, linewidth=0.6)
+    axis.add_patch(patch).set_in_layout(False)  # measuring every cell would take most of the time
     if numbered:
         color = MUTED if not value else "#ffffff" if share > 0.55 else "#10202f"
-        axis.text(block, line, str(value), color=color, fontsize=8, ha="center", va="center_baseline")
+        number = axis.text(
+            block, line, str(value), color=color, fontsize=8, ha="center", va="center_baseline"
+        )
+        number.set_in_layout(False)

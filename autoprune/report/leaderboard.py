@@ -62,7 +62,9 @@ def read(folder: Path) -> pd.DataFrame:
         raise LedgerError(f"{path} is not a leaderboard: it has no column {missing[0]!r}")
     for column in NUMBERS:
         if not pd.api.types.is_numeric_dtype(rows[column]):
-            raise LedgerError(f"{path} is not a leaderboard: column {column!r} holds something that is no number")
+            raise LedgerError(
+                f"{path} is not a leaderboard: column {column!r} holds something that is no number"
+            )
     return rows
 
 

@@ -55,7 +55,7 @@ def _line(axis: Axes, across: pd.Series, up: pd.Series, color: str, marker: str)
 def _dense_mark(axis: Axes, across: float, floor: float, kl: float | None, column: str) -> None:
     """The dense model at the foot of the log axis, which has no zero."""
     axis.plot([across], [floor], marker="v", markersize=9, color=INK, clip_on=False, zorder=5)
-    label(axis, f"dense: {quality_label(column)} {text.kl(kl)}", (across, floor), (-10, 8))
+    label(axis, f"dense: {quality_label(column)} {text.kl(kl)}", (across, floor), (-11, 5))
 
 
 def _names(axis: Axes, ours: pd.DataFrame, theirs: pd.DataFrame, across: str, column: str) -> None:
@@ -75,7 +75,13 @@ def _cloud(axis: Axes, evaluated: pd.DataFrame) -> None:
         return
     rasterized = len(points) > VECTOR_LIMIT
     axis.scatter(
-        points["params_ratio"], points["kl"], s=7, color=CLOUD, alpha=0.45, linewidths=0, rasterized=rasterized
+        points["params_ratio"],
+        points["kl"],
+        s=7,
+        color=CLOUD,
+        alpha=0.45,
+        linewidths=0,
+        rasterized=rasterized,
     )
     words = f"dots: fitness KL of {text.count(len(points))} candidates"
     axis.set_title(words, color=MUTED, fontsize=9.5, loc="right", pad=9)
@@ -92,7 +98,11 @@ def _gain(axis: Axes, rows: pd.DataFrame, column: str) -> None:
         return
     x, low, high = theirs["params_ratio"], ours[column], theirs[column]
     axis.annotate(
-        "", (x, low), (x, high), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 5, "shrinkB": 5}, zorder=5
+        "",
+        (x, low),
+        (x, high),
+        arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 5, "shrinkB": 5},
+        zorder=5,
     )
     label(axis, text.percent(delta), (x, (low * high) ** 0.5), (7, 0))
 
@@ -107,7 +117,9 @@ def front(rows: pd.DataFrame, evaluated: pd.DataFrame) -> Figure:
     if ours.empty and theirs.empty:
         empty(axis, "No model has been scored yet.")
         return figure
-    titles(axis, "block parameters, ratio to dense", f"{quality_label(column)} to the dense model (log scale)")
+    titles(
+        axis, "block parameters, ratio to dense", f"{quality_label(column)} to the dense model (log scale)"
+    )
     floor = log_scale(axis, [*ours[column], *theirs[column]])
     _cloud(axis, evaluated)
     _line(axis, theirs["params_ratio"], theirs[column], UNIFORM, "s")
@@ -144,7 +156,7 @@ def latency_front(rows: pd.DataFrame, metric: str) -> Figure:
     """KL against the measured ratio of `metric` (prefill or decode), with intervals; the band is dense's own."""
     frame = complete(rows)
     column, across = quality(frame), f"{metric}_ratio"
-    figure, (axis,) = canvas(5.6, 4.2)
+    figure, (axis,) = canvas(4.7, 3.9)
     ours = _known(front_rows(frame), across, column)
     theirs = _known(uniform(frame), across, column)
     if ours.empty and theirs.empty:
@@ -177,7 +189,10 @@ def _diagonal(axis: Axes, frame: pd.DataFrame, phase: str) -> None:
     if known.empty:
         empty(axis, f"{phase} latency was not\npredicted and measured.")
         return
-    low, high = known[[predicted, measured]].min().min() * 0.94, known[[predicted, measured]].max().max() * 1.06
+    low, high = (
+        known[[predicted, measured]].min().min() * 0.94,
+        known[[predicted, measured]].max().max() * 1.06,
+    )
     axis.plot([low, high], [low, high], color=MUTED, linewidth=0.9, zorder=2)
     first = dense(known)
     groups = [("uniform", uniform(known), UNIFORM, "s"), ("front", front_rows(known), FRONT, "o")]
@@ -189,7 +204,9 @@ def _diagonal(axis: Axes, frame: pd.DataFrame, phase: str) -> None:
         label(axis, "dense", (first[predicted], first[measured]), (-9, 3))
     for line, (name, part, color, _) in enumerate(groups):
         if len(part):
-            axis.annotate(name, (0.04, 0.95 - 0.08 * line), xycoords="axes fraction", color=color, fontsize=10, va="top")
+            axis.annotate(
+                name, (0.04, 0.95 - 0.08 * line), xycoords="axes fraction", color=color, fontsize=10, va="top"
+            )
     error = (known[predicted] / known[measured] - 1).abs()[known["name"] != "dense"].mean()
     if error == error:
         words = f"mean error {100 * error:.1f} %"

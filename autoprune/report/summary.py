@@ -136,7 +136,9 @@ def headline(rows: pd.DataFrame) -> str:
         return "No point of the front has been scored yet."
     column, (ours, theirs) = quality(frame), pair
     label = quality_label(column)
-    parts = [f"{text.ratio(number(ours, 'params_ratio'))} of the block parameters: {label} {text.kl(ours[column])}"]
+    parts = [
+        f"{text.ratio(number(ours, 'params_ratio'))} of the block parameters: {label} {text.kl(ours[column])}"
+    ]
     if theirs is not None:
         same = abs(ours["params_ratio"] - theirs["params_ratio"]) < 0.005
         size = "the same size" if same else text.ratio(theirs["params_ratio"])

@@ -79,10 +79,22 @@ def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, An
         "test_perplexity": math.exp(test_nll),
         "test_tokens": int(held_out[Split.TEST].size),
         "test_characters_per_token": len(docs.text(Split.TEST)) / held_out[Split.TEST].size,
+        "corpus": corpus_identity(),
         "recipe": asdict(recipe),
     }
     write(model.to(torch.bfloat16), tokenizer, to)
     return figures
+
+
+def corpus_identity() -> str:
+    """Versions that decide the corpus, and a digest of its test split."""
+    import hashlib
+    import platform
+    from importlib.metadata import version
+
+    packages = ", ".join(f"{p} {version(p)}" for p in docs.PACKAGES)
+    test = hashlib.sha256(docs.text(Split.TEST).encode()).hexdigest()[:12]
+    return f"Python {platform.python_version()}, {packages}; test split {test}"
 
 
 def build(recipe: Recipe) -> Any:
@@ -199,3 +211,46 @@ def write(model: Any, tokenizer: Any, to: Path) -> None:
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<pad>", model_max_length=512
     )
     wrapped.save_pretrained(to)
+
+
+def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = print) -> None:
+    """Train a built-in model into `to` and write its card."""
+    recipe = recipe or Recipe()
+    figures = TRAINED[name](to, recipe, say)
+    (to / "README.md").write_text(card(name, figures), encoding="utf-8")
+    say(f"{to}: test perplexity {figures['test_perplexity']:.2f}")
+
+
+def card(name: str, figures: dict[str, Any]) -> str:
+    """The model card: sizes, data, figures and the command that remakes them."""
+    recipe = figures["recipe"]
+    sizes = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in ARCHITECTURE.items() if isinstance(v, int))
+    return f"""---
+library_name: transformers
+license: apache-2.0
+---
+# {name}
+
+Llama architecture ({sizes}), tied embeddings, byte-level BPE of {recipe["vocabulary"]} entries,
+{figures["parameters"]:,} parameters, stored in bfloat16.
+
+Trained from scratch on the *train* split of the documentation corpus that every installation carries: the language
+topics of `pydoc_data` and the docstrings of the standard library, {", ".join(docs.PACKAGES)}. None of that text is
+shipped; see `autoprune/zoo/docs.py`. {recipe["tokens"]:,} tokens of a corpus of {figures["train_tokens"]:,}, windows
+of {recipe["window"]}, AdamW, bf16 autocast, one CPU thread, seed {recipe["seed"]}; the weights of the lowest
+*selection* loss ({figures["selection_nll"]:.4f} nats, step {figures["best_step"]}).
+
+| split | figure | value |
+|---|---|---|
+| test | mean negative log-likelihood, nats a token | {figures["test_nll"]:.4f} |
+| test | perplexity | {figures["test_perplexity"]:.3f} |
+| test | tokens | {figures["test_tokens"]:,} |
+| test | characters a token | {figures["test_characters_per_token"]:.3f} |
+
+Corpus: {figures["corpus"]}. Perplexities are comparable only on the same corpus.
+
+Command: `autoprune zoo train {name}`
+"""
+
+
+TRAINED = {"docs-llama": train_docs_llama}

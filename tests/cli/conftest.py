@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -43,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     if exists:
         import autoprune.api as module  # type: ignore[no-redef]
     else:
-        monkeypatch.setitem(__import__("sys").modules, "autoprune.api", module)
+        monkeypatch.setitem(sys.modules, "autoprune.api", module)
     for name in NAMES:
         real = getattr(module, name) if exists else None
         monkeypatch.setattr(module, name, recorded.stand_in(name, real), raising=exists)
@@ -69,9 +70,9 @@ def run(
     def command(*words: str) -> Outcome:
         from autoprune.cli import main
 
-        before = dict(os.environ)
+        before = dict(os.environ), list(sys.argv)
         code = main(list(words))
-        assert dict(os.environ) == before
+        assert (dict(os.environ), sys.argv) == before
         return Outcome(code, *capsys.readouterr())
 
     return command

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from autoprune.config import LOWEST, Config, compose, validate
 from autoprune.errors import SettingError
+from autoprune.safety import check_targets
 
 
 def test_groups_and_settings_reach_the_configuration() -> None:
@@ -111,3 +116,21 @@ def test_every_choice_composes() -> None:
             if folder.name != "experiment":
                 found = cfg[folder.name][name] if listed.startswith("[") else cfg[folder.name]
                 assert OmegaConf.to_container(found) == content, f"{folder.name}/{name}: wrong @package?"
+
+
+def targets() -> list[tuple[str, dict[str, Any]]]:
+    """Every YAML file that names a class, as (file, content)."""
+    found = [p for p in Path(str(files("autoprune.conf"))).rglob("*.yaml") if "_target_" in p.read_text()]
+    return [(f"{p.parent.name}/{p.stem}", yaml.safe_load(p.read_text())) for p in sorted(found)]
+
+
+@pytest.mark.parametrize(("name", "content"), targets())
+def test_every_choice_holds_settings_of_its_class_at_their_defaults(
+    name: str, content: dict[str, Any]
+) -> None:
+    check_targets(content)
+    parameters = inspect.signature(get_object(content.pop("_target_"))).parameters
+    for key, value in content.items():
+        assert key in parameters, f"{name}: {key} is no setting of the class"
+        default = parameters[key].default
+        assert value == (list(default) if isinstance(default, tuple) else default), f"{name}: {key}={value}"

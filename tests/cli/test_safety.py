@@ -61,6 +61,13 @@ def test_every_depth_is_looked_at(cfg: dict[str, Any]) -> None:
         check_targets(OmegaConf.create(cfg))
 
 
+@pytest.mark.parametrize("value", [True, "true", 1])
+def test_a_stored_trust_in_remote_code_is_refused(value: object) -> None:
+    check_targets(OmegaConf.create({"trust_remote_code": False}))
+    with pytest.raises(SettingError, match=r"trust_remote_code=.*--trust"):
+        check_targets(OmegaConf.create({"trust_remote_code": value}))
+
+
 @pytest.mark.parametrize(
     "text",
     [

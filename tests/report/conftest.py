@@ -30,7 +30,9 @@ def shrink(target: float, rng: np.random.Generator) -> list[tuple[int, int]]:
     return [(g, w) for g, w in widths]
 
 
-def record(name: str, widths: list[tuple[int, int]], strength: float, rng: np.random.Generator) -> dict[str, object]:
+def record(
+    name: str, widths: list[tuple[int, int]], strength: float, rng: np.random.Generator
+) -> dict[str, object]:
     """One row with all that is measured."""
     size, plan = ratio(widths), Plan.of(widths)
     kl = 0.0 if name == "dense" else strength * 2.8 * (1 - size) ** 2.2 * float(np.exp(0.03 * rng.normal()))

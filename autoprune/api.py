@@ -1,0 +1,215 @@
+"""The Python API; the command line is one of its callers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import LedgerError, SettingError, nearest
+from autoprune.front import Front, Point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["Front", "Point", "export", "load", "report", "resume", "search"]
+
+DEMO = ("+experiment=demo",)
+
+
+def search(
+    model: str | Path,
+    *,
+    data: str | Path = "auto",
+    space: str | Sequence[str] = "structured",
+    search: str = "nsga2",
+    objectives: Sequence[str] = ("kl", "params"),
+    constraints: Mapping[str, str | float] | None = None,
+    tokens: float = 1e6,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+) -> Front:
+    """Search for smaller models of `model` and return the front.
+
+    `constraints` are upper bounds such as `{"decode": "0.6x"}`; `settings` are further `key=value` settings as on the
+    command line. Raises AutopruneError with one line for whatever the caller may have got wrong.
+    """
+    from autoprune.config import compose
+
+    spaces = [space] if isinstance(space, str) else list(space)
+    bounds = ",".join(f"{k}: {v}" for k, v in (constraints or {}).items())
+    overrides = [
+        *(f"model={model}", f"data={data}", f"space=[{','.join(spaces)}]", f"search={search}"),
+        *(f"objectives=[{','.join(objectives)}]", f"tokens={tokens}", f"seed={seed}"),
+        *([f"constraints={{{bounds}}}"] if bounds else []),
+        *([f"out={out}"] if out is not None else []),
+        *settings,
+    ]
+    return run_config(compose(overrides), "autoprune " + shlex.join(overrides))
+
+
+def run_config(cfg: DictConfig, command: str) -> Front:
+    """Run a checked configuration; prints the table of the front unless `quiet`."""
+    from autoprune.progress import Progress
+    from autoprune.run import pipeline
+
+    with Progress(bool(cfg.quiet)) as progress:
+        front = Front(pipeline.start(cfg, command, progress))
+    _show(front, bool(cfg.quiet))
+    return front
+
+
+def resume(folder: str | Path, fork: str | Path | None = None, trust: bool = False) -> Front:
+    """Go on with a stopped run, or with `fork` start a new run there that adopts its finished evaluations."""
+    from autoprune.progress import Progress
+    from autoprune.run import pipeline
+    from autoprune.run.folder import command_of, load_settings
+
+    path = Path(folder).absolute()
+    cfg = load_settings(path, trust)
+    with Progress(bool(cfg.quiet)) as progress:
+        if fork is None:
+            front = Front(pipeline.resume(path, cfg, progress))
+        else:
+            cfg.out = str(Path(fork).absolute())
+            front = Front(pipeline.start(cfg, command_of(path), progress, adopt=path))
+    _show(front, bool(cfg.quiet))
+    return front
+
+
+def load(folder: str | Path) -> Any:
+    """A checkpoint written by `export`, ready to run; no remote code is needed."""
+    from autoprune.export.checkpoint import load_checkpoint
+
+    return load_checkpoint(Path(folder))
+
+
+def report(folders: str | Path | Sequence[str | Path], trust: bool = False) -> None:
+    """Make report.html and leaderboard.md of finished runs again from their leaderboard.csv and ledger."""
+    from autoprune.report import html, leaderboard
+    from autoprune.report.facts import RunFacts
+    from autoprune.run.folder import open_ledger
+    from autoprune.run.outputs import FACTS, evaluated
+
+    for folder in [folders] if isinstance(folders, (str, Path)) else folders:
+        path = Path(folder).absolute()
+        ledger = open_ledger(path)
+        frame = leaderboard.read(path)
+        if not (path / FACTS).is_file():
+            raise LedgerError(f"{path} is not finished; continue with: autoprune resume {path}")
+        facts = json.loads((path / FACTS).read_text())
+        errors = facts.pop("latency_error")
+        facts["latency_error"] = {k: tuple(v) for k, v in errors.items()} if errors else None
+        facts["notes"] = tuple(facts["notes"])
+        leaderboard.write(frame, path)
+        dense = _dense_params(ledger)
+        print(html.write(frame, evaluated(ledger, dense), RunFacts(**facts), path))
+        ledger.close()
+
+
+def export(
+    folder: str | Path,
+    *,
+    to: str | Path,
+    key: str | None = None,
+    params: float | str | None = None,
+    prefill: float | str | None = None,
+    decode: float | str | None = None,
+    trust: bool = False,
+) -> Path:
+    """Write one point of a finished run as a checkpoint that is smaller, loads by itself and equals its plan."""
+    from autoprune.export.checkpoint import check_destination
+    from autoprune.progress import Progress
+    from autoprune.report import leaderboard
+    from autoprune.run.export import choose, export_plan
+    from autoprune.run.folder import load_settings
+    from autoprune.run.pipeline import open_run
+
+    path, target = Path(folder).absolute(), Path(to).absolute()
+    cfg = load_settings(path, trust)
+    check_destination(target)
+    row = choose(leaderboard.read(path), key, {"params": params, "prefill": prefill, "decode": decode})
+    with Progress(bool(cfg.quiet)) as progress:
+        trip = export_plan(open_run(path, cfg, progress), row, target)
+    print(
+        f"{target}: {trip.parameters:,} parameters, {trip.file_bytes:,} bytes; reloaded in a fresh process with a "
+        f"largest logit difference of {trip.max_logit_difference:.1e}"
+    )
+    return target
+
+
+def demo(out: str | Path) -> Front:
+    """The main job on the built-in model, and what to try next."""
+    from autoprune.config import compose
+
+    cfg = compose([*DEMO, f"out={out}"])
+    front = run_config(cfg, f"autoprune demo --out {out}")
+    print("\nThree things to try:")
+    print(f"  autoprune export {out} --params 0.6x --to smaller       # a checkpoint that loads with transformers")
+    print("  autoprune model=docs-llama constraints='{decode: 0.6x}' objectives='[kl,decode]' out=results/faster")
+    print("  autoprune model=FOLDER data=TEXT_FILE tokens=2e6        # your own model and text")
+    return front
+
+
+def profile(model: str, to: str | Path | None = None, settings: Sequence[str] = ()) -> None:
+    """Time a model's sublayers at every option on this machine; print the table, save it as a file on request."""
+    from autoprune.progress import Progress
+    from autoprune.run.profile import profile_model
+
+    with Progress() as progress:
+        profile_model(model, None if to is None else Path(to).absolute(), list(settings), progress)
+
+
+def zoo_train(name: str, to: str | Path | None = None) -> None:
+    """Train a built-in model again."""
+    from autoprune.zoo import ROOM
+    from autoprune.zoo.train import TRAINED, train_named
+
+    if name not in TRAINED:
+        raise SettingError(f"zoo: {name!r} is not a built-in model" + nearest(name, TRAINED))
+    train_named(name, ROOM / name if to is None else Path(to).absolute())
+
+
+def bench(name: str, args: Sequence[str]) -> None:
+    """Run a benchmark by name."""
+    from autoprune.bench import BENCHMARKS, run_benchmark
+
+    if name not in BENCHMARKS:
+        raise SettingError(f"bench: {name!r} is unknown" + nearest(name, BENCHMARKS))
+    run_benchmark(name, list(args))
+
+
+def list_parts() -> str:
+    """Models, spaces, searchers, evaluators and executors there are."""
+    from importlib.resources import files
+
+    from autoprune.zoo import built_in
+
+    lines = [f"model      {', '.join(built_in())}"]
+    for group in ("space", "search", "evaluator", "executor"):
+        names = sorted(p.name[:-5] for p in (files("autoprune.conf") / group).iterdir() if p.name.endswith(".yaml"))
+        lines.append(f"{group:<10} {', '.join(names)}")
+    return "\n".join(lines)
+
+
+def _show(front: Front, quiet: bool) -> None:
+    if quiet:
+        return
+    from rich.console import Console
+
+    from autoprune.report import leaderboard
+
+    console = Console()
+    console.print(leaderboard.terminal(front.frame()))
+    console.print(f"report: {front.folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _dense_params(ledger: Any) -> float:
+    import pandas as pd
+
+    frame: pd.DataFrame = ledger.to_frame()
+    return float(frame["params"].max()) if "params" in frame else 1.0
+

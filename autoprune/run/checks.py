@@ -1,0 +1,81 @@
+"""Before a run spends anything: is the stream the model, is KL(dense) zero, will it fit?"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoprune.errors import MeasurementError, SettingError, UnsupportedModelError
+from autoprune.evaluation import Evaluation, Failure
+from autoprune.objective import Fidelity, Split
+from autoprune.run.parts import Parts, dense_logits
+
+STREAM = 1e-5  # largest difference to the stock model, relative to its largest logit
+KL_DENSE = 1e-5
+BYTES_PER_RESULT = 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, from one timed evaluation of the dense plan."""
+
+    tokens: int
+    seconds: float
+    bytes: int
+
+
+def check_stream(parts: Parts) -> float:
+    """Compare the block stream with the stock model on two windows; returns the relative difference.
+
+    Raises UnsupportedModelError when they differ: searching on wrong numbers helps nobody.
+    """
+    rows = parts.corpus.windows(Split.FITNESS)[:2].astype(np.int64)
+    ids = torch.from_numpy(rows)
+    with torch.inference_mode():
+        stock = parts.loaded.model(input_ids=ids, use_cache=False).logits
+    ours = dense_logits(parts.adapter)(ids)
+    difference = float((stock - ours).abs().max() / stock.abs().max().clamp_min(1.0))
+    if not difference <= STREAM:
+        raise UnsupportedModelError(
+            f"model={parts.loaded.name}: the block stream differs from the model's own forward by {difference:.2e} "
+            f"of its largest logit (allowed {STREAM:.0e}); this adapter does not fit it"
+        )
+    return difference
+
+
+def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:
+    """Score the dense plan, refuse KL above 1e-5; returns the seconds it took after a warm-up."""
+    fidelity = Fidelity(Split.FITNESS, (0, min(windows, int(parts.cfg.sequences))))
+    evaluation.evaluate([parts.dense_plan()], fidelity)
+    start = time.perf_counter()
+    outcome = evaluation.evaluate([parts.dense_plan()], fidelity)[0]
+    seconds = time.perf_counter() - start
+    if isinstance(outcome, Failure):
+        raise UnsupportedModelError(f"model={parts.loaded.name} fails on its own: {outcome.reason}")
+    kl = outcome.metrics.get("kl", 0.0)
+    if not abs(kl) <= KL_DENSE:
+        raise MeasurementError(f"KL of the dense plan is {kl:.2e}, above {KL_DENSE:.0e}; the ladders are wrong")
+    return seconds / fidelity.count
+
+
+def estimate(parts: Parts, seconds_per_window: float, folder: Path) -> Estimate:
+    """Tokens, time and bytes of the whole run; raises SettingError when the disk cannot hold it."""
+    cfg = parts.cfg
+    plans = int(cfg.finalists) + 3 * len(cfg.uniform)
+    final = plans * int(cfg.selection_windows) + (int(cfg.front_points) + len(cfg.uniform)) * int(cfg.test_windows)
+    windows = int(cfg.tokens) // int(cfg.window) + final
+    teacher = (int(cfg.selection_windows) + int(cfg.test_windows) + 512) * int(cfg.window) * 512 * 6
+    size = int(cfg.tokens) // (2 * int(cfg.window)) * BYTES_PER_RESULT + teacher
+    size += 2 * sum(p.numel() for p in parts.loaded.model.parameters()) * parts.adapter.shape.bytes_per_value
+    free = min(shutil.disk_usage(folder).free, shutil.disk_usage(parts.cache.root).free)
+    if size > free:
+        raise SettingError(
+            f"out={folder}: the run may need {size / 1e6:.0f} MB on disk and {free / 1e6:.0f} MB are free; "
+            "free some, or ask for fewer tokens="
+        )
+    return Estimate(windows * int(cfg.window), windows * seconds_per_window, size)

@@ -1,0 +1,84 @@
+"""A point of the front as a checkpoint: built, saved, and proven by reloading it in a fresh process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from autoprune.errors import SettingError
+from autoprune.objective import Split
+from autoprune.run import folder
+from autoprune.space import Plan
+
+if TYPE_CHECKING:
+    from autoprune.export.roundtrip import RoundTrip
+    from autoprune.run.pipeline import Run
+
+SHOWN = ("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio")
+SHOWN += ("kl_test", "perplexity_test")
+TOKENS = 48  # length of the round trip's probe
+
+
+def export_plan(run: Run, row: Mapping[str, Any], to: Path) -> RoundTrip:
+    """Write the checkpoint of a leaderboard row to `to`; raises ExportError when it does not come back equal."""
+    from autoprune.export.card import model_card
+    from autoprune.export.checkpoint import check_destination, save_checkpoint
+    from autoprune.export.roundtrip import prove
+
+    to = check_destination(to)
+    plan = Plan.from_json(str(row["plan"]))
+    model = run.parts.build(plan)
+    figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
+    card = model_card(
+        source=str(run.cfg.model),
+        plan=plan,
+        figures=figures,
+        command=f"{folder.command_of(run.path)}\nautoprune export {run.path.name} --key {plan.key} --to {to.name}",
+        heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
+    )
+    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)
+    from autoprune.space import plan_cost
+
+    expected = int(plan_cost(plan, _analytic(run))["params_total"])
+    return prove(model, to, _probe(run), expected)
+
+
+def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -> pd.Series:
+    """A row by key, or the row of lowest selection KL within one bound on params, prefill or decode.
+
+    Raises SettingError naming what there is.
+    """
+    if key is not None:
+        match = frame[frame["key"].str.startswith(key)]
+        if not len(match):
+            raise SettingError(f"--key {key} is not on the leaderboard; keys: {', '.join(frame['key'])}")
+        return match.iloc[0]
+    metric, text = next((m, t) for m, t in bounds.items() if t is not None)
+    column = f"{metric}_ratio"
+    try:
+        limit = float(str(text).removesuffix("x"))
+    except ValueError as error:
+        raise SettingError(f"--{metric} {text} is not a ratio to dense; write 0.6x") from error
+    front = frame[(frame["name"] == "front") & frame[column].notna()]
+    if not len(front):
+        raise SettingError(f"--{metric}: this run has no measured {column}")
+    within = front[front[column] <= limit + 1e-9]
+    if not len(within):
+        raise SettingError(f"--{metric} {text}: the smallest on the front is {front[column].min():.3f}x")
+    return within.sort_values("kl_selection").iloc[0]
+
+
+def _analytic(run: Run) -> Any:
+    from autoprune.shape import AnalyticCosts
+
+    return AnalyticCosts(run.parts.adapter.shape, int(run.cfg.window))
+
+
+def _probe(run: Run) -> torch.Tensor:
+    rows = run.parts.corpus.windows(Split.SELECTION)[:2, :TOKENS]
+    return torch.from_numpy(rows.astype(np.int64))

@@ -1,0 +1,122 @@
+"""After the search: finalists on *selection*, the front, the uniform baselines, and both on *test*."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoprune.evaluation import Evaluation, Failure
+from autoprune.ledger import Ledger
+from autoprune.objective import Fidelity, Objective, Split, non_dominated
+from autoprune.space import Candidate, Plan, Space
+from autoprune.uniform import uniform_candidates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Step = Callable[[int, int], None]
+CHUNK = 8  # plans scored per transaction group: what a crash may cost
+EXTRA = 8  # finalists by quality alone, when the front of the search is short
+QUALITY = ("kl", "nll", "perplexity")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the leaderboard in the making."""
+
+    name: str  # dense, uniform@r or front
+    plan: Plan
+    candidate: Candidate
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by split
+
+    def quality(self, split: Split, metric: str = "kl") -> float:
+        """A metric on a split, infinite when the plan failed there."""
+        return self.metrics.get(split.value, {}).get(metric, float("inf"))
+
+
+class Scorer:
+    """Scores plans on a held-out split, remembering them in the ledger."""
+
+    def __init__(self, evaluation: Evaluation, ledger: Ledger, space: Space) -> None:
+        self._evaluation = evaluation
+        self._ledger = ledger
+        self._space = space
+
+    def score(self, candidates: Sequence[Candidate], fidelity: Fidelity, step: Step) -> dict[str, dict[str, float]]:
+        """Metrics by plan key; plans that fail are absent (and noted as an event)."""
+        known = self._ledger.finals(fidelity)
+        plans = {p.key: p for p in map(self._space.decode, candidates)}
+        missing = [p for key, p in plans.items() if key not in known]
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            for plan, outcome in zip(chunk, self._evaluation.evaluate(chunk, fidelity), strict=True):
+                if isinstance(outcome, Failure):
+                    self._ledger.event("failed_final", key=plan.key, reason=outcome.reason)
+                else:
+                    self._ledger.record_final(plan.key, fidelity, outcome.metrics, outcome.per_window)
+                    known[plan.key] = dict(outcome.metrics)
+            step(start + len(chunk), len(missing))
+        return {key: known[key] for key in plans if key in known}
+
+
+def finalists(frame: pd.DataFrame, objectives: Sequence[Objective], limit: int) -> list[Candidate]:
+    """The search's non-dominated candidates on its largest fidelity, thinned evenly; best ones when these are few."""
+    usable = frame[frame["status"] == "ok"] if len(frame) else frame
+    if not len(usable):
+        return []
+    windows = usable["stop"] - usable["start"]
+    usable = usable[windows == windows.max()].drop_duplicates("key", keep="last")
+    points = [[o.value(row) for o in objectives] for row in usable.to_dict("records")]
+    chosen = non_dominated(points)
+    chosen += [i for i in sorted(range(len(points)), key=lambda i: points[i][0]) if i not in chosen][
+        : max(0, EXTRA - len(chosen))
+    ]
+    chosen = thin(chosen, [p[-1] for p in points], limit)
+    texts = usable["candidate"].tolist()
+    return [Candidate.from_json(texts[i]) for i in chosen]
+
+
+def thin(indices: Sequence[int], position: Sequence[float], limit: int) -> list[int]:
+    """At most `limit` indices, evenly spread over their positions, both ends kept."""
+    order = sorted(indices, key=lambda i: position[i])
+    while len(order) > limit:
+        gaps = [position[order[k + 1]] - position[order[k - 1]] for k in range(1, len(order) - 1)]
+        order.pop(1 + gaps.index(min(gaps)) if gaps else -1)
+    return order
+
+
+def uniform_entries(space: Space, ratios: Sequence[float]) -> dict[float, list[Candidate]]:
+    """The uniform candidates of every ratio that has some."""
+    found = {r: uniform_candidates(space, r) for r in ratios}
+    return {r: c for r, c in found.items() if c}
+
+
+def best_of(
+    candidates: Sequence[Candidate], space: Space, scores: Mapping[str, Mapping[str, float]], metric: str
+) -> Candidate | None:
+    """The candidate of lowest metric on selection."""
+    rated = [(scores[k][metric], i) for i, c in enumerate(candidates) if (k := space.decode(c).key) in scores]
+    return candidates[min(rated)[1]] if rated else None
+
+
+def front_of(
+    candidates: Sequence[Candidate],
+    space: Space,
+    scores: Mapping[str, Mapping[str, float]],
+    objectives: Sequence[Objective],
+    limit: int,
+) -> list[Candidate]:
+    """Non-dominated on selection quality and the cost objectives (params when there is none), thinned evenly."""
+    rated = [c for c in candidates if space.decode(c).key in scores]
+    quality = quality_metric(objectives)
+    costs = [o.metric for o in objectives if o.metric not in QUALITY] or ["params"]
+    points = [
+        [*(space.cost(c)[m] for m in costs), scores[space.decode(c).key][quality]] for c in rated
+    ]
+    return [rated[i] for i in thin(non_dominated(points), [p[0] for p in points], limit)]
+
+
+def quality_metric(objectives: Sequence[Objective]) -> str:
+    """The first objective that is a quality metric, `kl` by default."""
+    return next((o.metric for o in objectives if o.metric in QUALITY), "kl")

@@ -1,0 +1,78 @@
+"""The run folder: what is written there, and how a run is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import LedgerError, SettingError
+from autoprune.ledger import FILE, Ledger
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIG = "config.yaml"
+LATENCY = "latency.json"
+ENVIRONMENT = "environment.json"
+
+
+def claim(folder: Path) -> None:
+    """Make the folder; raises when a run lives there already or it cannot be written."""
+    if (folder / FILE).exists():
+        raise LedgerError(f"out={folder} holds a run already; use `autoprune resume {folder}` or another out=")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise SettingError(f"out={folder} cannot be written: {error.strerror}") from error
+
+
+def save_settings(folder: Path, cfg: DictConfig, command: str) -> None:
+    """Resolved settings, the command and the environment."""
+    from omegaconf import OmegaConf
+
+    from autoprune.hardware.fingerprint import environment
+
+    OmegaConf.save(cfg, folder / CONFIG, resolve=True)
+    write_json(folder / ENVIRONMENT, {"command": command, **environment()})
+
+
+def load_settings(folder: Path, trust: bool) -> DictConfig:
+    """The stored settings; unless trusted, every `_target_` must be a class of our own rooms."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from autoprune.config import validate
+    from autoprune.safety import check_targets
+
+    path = folder / CONFIG
+    if not path.is_file():
+        raise LedgerError(f"{folder} is not a run folder (no {CONFIG})")
+    try:
+        cfg = OmegaConf.load(path)
+    except Exception as error:  # YAML and OmegaConf raise kinds of their own
+        raise LedgerError(f"{path} cannot be read: {error}") from error
+    if not isinstance(cfg, DictConfig):
+        raise LedgerError(f"{path} holds no settings")
+    if not trust:
+        check_targets(cfg)
+    validate(cfg)
+    return cfg
+
+
+def open_ledger(folder: Path) -> Ledger:
+    """The run's ledger."""
+    return Ledger.open(folder / FILE)
+
+
+def command_of(folder: Path) -> str:
+    """The command that started the run."""
+    path = folder / ENVIRONMENT
+    return str(json.loads(path.read_text()).get("command", "")) if path.is_file() else ""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Plain data, readable."""
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""What a run leaves behind: leaderboard, report, pictures, and one exported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from autoprune.ledger import Ledger
+from autoprune.objective import Split
+from autoprune.report import html, leaderboard
+from autoprune.report.facts import RunFacts
+from autoprune.run import folder
+from autoprune.run.export import export_plan
+from autoprune.run.finals import Entry
+
+if TYPE_CHECKING:
+    from autoprune.hardware.endtoend import Measured
+    from autoprune.run.pipeline import Run
+
+RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops": "flops_ratio"}
+RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
+BEST_AT = 0.5  # params ratio of best/ when there are no constraints
+FACTS = "facts.json"
+
+
+def write_outputs(run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]) -> None:
+    """Leaderboard (csv, md), report.html with pictures, best/."""
+    frame = rows(run, ledger, entries, measured)
+    leaderboard.write(frame, run.path)
+    facts = _facts(run, ledger)
+    folder.write_json(run.path / FACTS, facts.__dict__)
+    with run.progress.stage("writing the report"):
+        html.write(frame, evaluated(ledger, run.space.cost(run.space.dense)["params"]), facts, run.path)
+    _export_best(run, frame)
+
+
+def rows(
+    run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]
+) -> pd.DataFrame:
+    """One row per entry, in the leaderboard's columns."""
+    search = ledger.to_frame()
+    fitness = _fitness(search)
+    done = {"tokens": ledger.tokens(), "evaluations": int((search["origin"] == "evaluated").sum())}
+    dense = run.space.cost(run.space.dense)
+    found = []
+    for entry in entries:
+        key, cost = entry.plan.key, run.space.cost(entry.candidate)
+        row: dict[str, Any] = {"name": entry.name, "key": key, "seed": int(run.cfg.seed), "plan": entry.plan.to_json()}
+        row["method"] = _method(run) if entry.name == "front" else entry.name.partition("@")[0]
+        row |= done if entry.name == "front" else {"tokens": 0, "evaluations": 0}
+        row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}
+        row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
+        row |= _times(measured.get(key))
+        row["kl_fitness"] = fitness.get(key)
+        row["kl_selection"] = entry.metrics[Split.SELECTION.value].get("kl")
+        row["kl_test"] = entry.metrics[Split.TEST.value].get("kl")
+        row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")
+        found.append(row)
+    return pd.DataFrame(found).reindex(columns=leaderboard.COLUMNS)
+
+
+def _times(measured: Measured | None) -> dict[str, float | None]:
+    if measured is None:
+        return {}
+    return {name: value for name, value in vars(measured).items() if name in leaderboard.COLUMNS}
+
+
+def _fitness(search: pd.DataFrame) -> dict[str, float]:
+    """Each plan's KL on the largest fidelity it was searched at."""
+    if "kl" not in search:
+        return {}
+    usable = search[search["status"] == "ok"].copy()
+    usable["windows"] = usable["stop"] - usable["start"]
+    usable = usable.sort_values("windows", kind="stable").drop_duplicates("key", keep="last")
+    return dict(zip(usable["key"], usable["kl"].astype(float), strict=True))
+
+
+def evaluated(ledger: Ledger, dense_params: float) -> pd.DataFrame:
+    """The cloud of evaluated candidates: params_ratio, kl, order."""
+    frame = ledger.to_frame()
+    if "kl" not in frame:
+        return pd.DataFrame({"params_ratio": [], "kl": [], "order": []})
+    frame = frame[(frame["status"] == "ok") & (frame["origin"] != "memory")]
+    return pd.DataFrame(
+        {"params_ratio": frame["params"] / dense_params, "kl": frame["kl"], "order": range(len(frame))}
+    )
+
+
+def _method(run: Run) -> str:
+    return str(run.cfg.search["_target_"]).rsplit(".", 1)[-1].lower()
+
+
+def _facts(run: Run, ledger: Ledger) -> RunFacts:
+    search, telemetry = ledger.to_frame(), ledger.telemetry()
+    cfg = run.cfg
+    counts = {s: run.parts.corpus.count(s) for s in Split if s is not Split.TRAIN}
+    return RunFacts(
+        model=str(cfg.model),
+        data="docs" if cfg.data == "auto" else str(cfg.data),
+        data_digest=run.parts.corpus.digest,
+        method=_method(run),
+        seed=int(cfg.seed),
+        tokens_search=ledger.tokens(),
+        tokens_setup=_setup_tokens(run, search),
+        tokens_final=_final_tokens(ledger, int(cfg.window)),
+        evaluations=int((search["origin"] == "evaluated").sum()),
+        failed=int((search["status"] == "failed").sum()),
+        wall_seconds=sum(e["seconds"] for e in ledger.events("wall")),
+        block_runs=int(telemetry.get("block_runs", 0)),
+        block_runs_naive=int(telemetry.get("block_runs_naive", 0)),
+        machine=_machine(int(cfg.threads)),
+        command=folder.command_of(run.path),
+        finished=True,
+        latency_error=dict(run.table.error) if run.table is not None and run.table.error else None,
+        notes=(),
+        splits={s.value: f"{n} windows of {int(cfg.window)} tokens" for s, n in counts.items()},
+    )
+
+
+def _setup_tokens(run: Run, search: pd.DataFrame) -> int:
+    """Calibration plus the fitness windows the dense teacher was run on."""
+    covered: set[int] = set()
+    for start, stop in set(zip(search["start"], search["stop"], strict=True)):
+        covered.update(range(start, stop))
+    return int(run.cfg.calibration.tokens) + len(covered) * int(run.cfg.window)
+
+
+def _final_tokens(ledger: Ledger, window: int) -> int:
+    return ledger.final_windows() * window
+
+
+def _machine(threads: int) -> str:
+    from autoprune.hardware.fingerprint import fingerprint
+
+    return ", ".join(f"{k} {v}" for k, v in fingerprint(threads).items() if v not in ("", None))
+
+
+def _export_best(run: Run, frame: pd.DataFrame) -> None:
+    """The best point under the constraints, or the one at half the block parameters, as a checkpoint."""
+    front = frame[frame["name"] == "front"]
+    if not len(front) or (run.path / "best").exists():
+        return
+    if run.constraints:
+        row = front.sort_values("kl_selection").iloc[0]
+    else:
+        below = front[front["params_ratio"] <= BEST_AT + 1e-9]
+        row = below.sort_values("params_ratio").iloc[-1] if len(below) else front.sort_values("params_ratio").iloc[0]
+    with run.progress.stage("exporting best/"):
+        export_plan(run, row, Path(run.path / "best"))

@@ -1,0 +1,236 @@
+"""The stages of a run in order; each stage finds in the run folder what an earlier start of it finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune import __version__
+from autoprune.errors import LedgerError, SettingError
+from autoprune.evaluation import Evaluation
+from autoprune.ledger import FILE, Ledger, Recorded
+from autoprune.objective import Constraint, Fidelity, Objective, Split
+from autoprune.run import finals, folder
+from autoprune.run.checks import check_dense, check_stream, estimate
+from autoprune.run.latency import latency_table, measure_entries
+from autoprune.run.outputs import write_outputs
+from autoprune.run.parts import (
+    Parts,
+    constraints,
+    instantiate,
+    objectives,
+    open_parts,
+    search_evaluators,
+)
+from autoprune.run.seeds import seed_candidates
+from autoprune.searchers.problem import Problem
+from autoprune.space import Space
+from autoprune.study import Budget, Phase, Study
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from autoprune.hardware.endtoend import Measured
+    from autoprune.hardware.table import LatencyTable
+    from autoprune.progress import Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is being worked on."""
+
+    path: Path
+    cfg: DictConfig
+    parts: Parts
+    table: LatencyTable | None
+    space: Space
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    progress: Progress
+
+
+def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None = None) -> Path:
+    """Begin a run in `cfg.out` and see it through; `adopt` names a run whose finished evaluations are taken over."""
+    path = Path(str(cfg.out)).absolute()
+    folder.claim(path)
+    run = _open(cfg, path, progress)
+    seconds = _check(run)
+    size = estimate(run.parts, seconds, path)
+    progress.say(
+        f"self-check passed; about {size.seconds:.0f} s and {size.bytes / 1e6:.0f} MB for {size.tokens:,} tokens"
+    )
+    folder.save_settings(path, cfg, command)
+    if run.table is not None:
+        run.table.save(path / folder.LATENCY)
+    ledger = Ledger.create(path / FILE, _identity(run))
+    return _finish(run, ledger, _adopted(adopt, run))
+
+
+def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
+    """Go on with a run that stopped; raises SettingError when it is finished."""
+    ledger = folder.open_ledger(path)
+    if ledger.events("finished"):
+        raise SettingError(f"{path} is finished; nothing to resume (see `autoprune report {path}`)")
+    run = _open(cfg, path, progress)
+    _check_identity(ledger, run)
+    ledger.event("resumed")
+    return _finish(run, ledger, {})
+
+
+def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
+    """The parts of a run that exists, for export."""
+    ledger = folder.open_ledger(path)
+    run = _open(cfg, path, progress)
+    _check_identity(ledger, run)
+    ledger.close()
+    return run
+
+
+def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
+    parts = open_parts(cfg, progress)
+    table = latency_table(parts, path / folder.LATENCY, progress)
+    space = parts.space(table)
+    wanted = objectives(cfg, space, parts.evaluators)
+    return Run(path, cfg, parts, table, space, wanted, constraints(cfg, space), progress)
+
+
+def _check(run: Run) -> float:
+    with run.progress.stage("self-check"):
+        check_stream(run.parts)
+        evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
+        return check_dense(run.parts, evaluation, run.parts.corpus.count(Split.FITNESS))
+
+
+def _identity(run: Run) -> dict[str, str]:
+    return {
+        "version": __version__,
+        "model": run.parts.loaded.digest,
+        "corpus": run.parts.corpus.digest,
+        "ladders": run.parts.ladder_folder.name,
+        "space": run.space.digest(),
+    }
+
+
+def _check_identity(ledger: Ledger, run: Run) -> None:
+    stored = ledger.meta()
+    for name, value in _identity(run).items():
+        if stored.get(name) != value:
+            raise LedgerError(
+                f"{run.path}: the ledger's {name} is {stored.get(name)}, now it is {value}; "
+                "start a new run from it with `autoprune resume --fork NEW`"
+            )
+
+
+def _finish(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> Path:
+    started = time.monotonic()
+    try:
+        _search(run, ledger, adopted)
+        entries = _finals(run, ledger)
+        measured = _measure(run, entries)
+        ledger.event("wall", seconds=time.monotonic() - started)
+        write_outputs(run, ledger, entries, measured)
+        ledger.event("finished")
+    except KeyboardInterrupt:
+        ledger.event("wall", seconds=time.monotonic() - started)
+        ledger.event("interrupted")
+        raise
+    finally:
+        ledger.close()
+    return run.path
+
+
+def _search(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> None:
+    if ledger.events("searched"):
+        return
+    cfg, parts = run.cfg, run.parts
+    evaluation = parts.evaluation(search_evaluators(parts, run.objectives))
+    phase = Phase(
+        number=0,
+        space=run.space,
+        searcher=_searcher(run),
+        objectives=run.objectives,
+        constraints=run.constraints,
+        budget=Budget(int(cfg.tokens), cfg.evaluations, cfg.seconds),
+        window=int(cfg.window),
+    )
+    dense = dict(run.space.cost(run.space.dense))
+    with run.progress.search(int(cfg.tokens), run.objectives, dense) as bar:
+        executor = instantiate(cfg.executor, evaluation)
+        reason = Study(phase, ledger, executor, bar, adopted).run()
+    ledger.event("searched", reason=reason, tokens=ledger.tokens())
+    run.progress.say(f"search stopped on {reason} after {ledger.tokens():,} tokens")
+
+
+def _searcher(run: Run) -> Any:
+    cfg = run.cfg
+    problem = Problem(
+        space=run.space,
+        objectives=run.objectives,
+        constraints=run.constraints,
+        seed=int(cfg.seed),
+        windows=run.parts.corpus.count(Split.FITNESS),
+        seeds=seed_candidates(run.space, run.constraints, list(cfg.uniform), int(cfg.seed)),
+    )
+    return instantiate(cfg.search, problem)
+
+
+def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
+    """Dense, the best uniform of every ratio, and the front, with their metrics on selection and test."""
+    cfg, space = run.cfg, run.space
+    scorer = finals.Scorer(_final_evaluation(run), ledger, space)
+    picked = finals.finalists(ledger.to_frame(), run.objectives, int(cfg.finalists))
+    uniform = finals.uniform_entries(space, list(cfg.uniform))
+    selection = _fidelity(run, Split.SELECTION, int(cfg.selection_windows))
+    everyone = [space.dense, *picked, *(c for group in uniform.values() for c in group)]
+    with run.progress.stage("finalists on selection") as step:
+        selected = scorer.score(everyone, selection, step)
+    front = finals.front_of(picked, space, selected, run.objectives, int(cfg.front_points))
+    quality = finals.quality_metric(run.objectives)
+    named = [("dense", space.dense)]
+    for ratio, group in uniform.items():
+        best = finals.best_of(group, space, selected, quality)
+        named += [(f"uniform@{ratio:g}", best)] if best is not None else []
+    named += [("front", c) for c in front]
+    test = _fidelity(run, Split.TEST, int(cfg.test_windows))
+    with run.progress.stage("front on test") as step:
+        tested = scorer.score([c for _, c in named], test, step)
+    return [_entry(space, name, candidate, selected, tested) for name, candidate in named]
+
+
+def _final_evaluation(run: Run) -> Evaluation:
+    return run.parts.evaluation(run.parts.evaluators)
+
+
+def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any) -> finals.Entry:
+    plan = space.decode(candidate)
+    metrics = {Split.SELECTION.value: selected.get(plan.key, {}), Split.TEST.value: tested.get(plan.key, {})}
+    return finals.Entry(name, plan, candidate, metrics)
+
+
+def _fidelity(run: Run, split: Split, windows: int) -> Fidelity:
+    return Fidelity(split, (0, min(windows, run.parts.corpus.count(split))))
+
+
+def _measure(run: Run, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
+    if run.cfg.latency.mode == "off":
+        return {}
+    return measure_entries(run.parts, entries, run.progress)
+
+
+def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Recorded]:
+    """Finished evaluations of another run on the same model, corpus and ladders, by plan and windows."""
+    if source is None:
+        return {}
+    other = folder.open_ledger(source)
+    stored, identity = other.meta(), _identity(run)
+    for name in ("model", "corpus", "ladders"):
+        if stored.get(name) != identity[name]:
+            raise LedgerError(f"{source}: its {name} is {stored.get(name)}, here it is {identity[name]}; nothing fits")
+    found = {
+        (r.key, r.result.proposal.fidelity): r for _, r in other.recorded() if r.origin in ("evaluated", "adopted")
+    }
+    other.close()
+    return found

@@ -23,6 +23,7 @@ Tokenize = Callable[[str], Tokens]
 
 SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
 FILE_SHARES = ((Split.TRAIN, 40), (Split.CALIBRATION, 10), (Split.FITNESS, 20), (Split.SELECTION, 10), (Split.TEST, 20))
+STRICTEST_FIRST = (Split.TEST, Split.SELECTION, Split.FITNESS, Split.CALIBRATION, Split.TRAIN)
 FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
 
@@ -45,15 +46,16 @@ class Corpus:
 def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
     """Resolve `data` (a built-in name, a text file, or a folder with train, valid and test files) and cut it.
 
-    Raises DataError naming the setting for a missing path, an unreadable or too short text, or windows that occur
-    in two splits.
+    The splits share no window: one that occurs in two of them (licence texts, runs of spaces) stays in the more strictly
+    held out and is dropped from the other; repeats within one split stay. Raises DataError naming the setting for a
+    missing path, or a text that is unreadable or too short.
     """
     tokenize, tokenizer_digest = _tokenizer(tokenizer)
     source, identity = _source(data)
-    inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 1}
+    inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 2}
 
     def build(folder: Path) -> None:
-        arrays = {s: _in_order(w) for s, w in source(tokenize, window).items()}
+        arrays = {s: _in_order(w) for s, w in _disjoint(source(tokenize, window)).items()}
         _check(data, arrays, window)
         for split, array in arrays.items():
             np.save(folder / f"{split.value}.npy", array)
@@ -92,10 +94,10 @@ def _source(data: str) -> tuple[Cut, Any]:
     path = Path(data).expanduser()
     if path.is_dir():
         files = {part: _member(path, part, names) for part, names in FOLDER_FILES.items()}
-        identity = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files.values()]
+        identity = [_file_digest(f) for f in files.values()]
         return lambda tokenize, window: _cut_folder(files, tokenize, window), ["folder", identity]
     if path.is_file():
-        identity = [hashlib.sha256(path.read_bytes()).hexdigest()]
+        identity = [_file_digest(path)]
         return lambda tokenize, window: _cut_file(path, tokenize, window), ["file", identity]
     raise DataError(f"data={data} is neither a file, a folder nor a built-in corpus; built in: docs")
 
@@ -150,6 +152,13 @@ def _member(folder: Path, part: str, names: tuple[str, ...]) -> Path:
     raise DataError(f"data={folder} has no {part}.txt; a data folder holds train.txt, valid.txt and test.txt")
 
 
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"data={path} cannot be read: {error.strerror}") from error
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -166,15 +175,21 @@ def _in_order(windows: Tokens) -> Tokens:
     return windows[np.random.default_rng(0).permutation(len(windows))]
 
 
+def _disjoint(arrays: Mapping[Split, Tokens]) -> dict[Split, Tokens]:
+    """Without the windows that a more strictly held-out split has too."""
+    seen: set[bytes] = set()
+    kept = {}
+    for split in (s for s in STRICTEST_FIRST if s in arrays):
+        rows = [row.tobytes() for row in arrays[split]]
+        kept[split] = arrays[split][np.array([row not in seen for row in rows], dtype=bool)]
+        seen.update(rows)
+    return kept
+
+
 def _check(data: str, arrays: Mapping[Split, Tokens], window: int) -> None:
-    seen: dict[bytes, Split] = {}
     for split in SEARCHED:
         if not len(arrays[split]):
             raise DataError(
-                f"data={data} is too short: split {split.value} has no window of window={window} tokens; "
+                f"data={data} is too short: split {split.value} has no window of window={window} tokens of its own; "
                 "give more text or a smaller window"
             )
-        for row in arrays[split]:
-            other = seen.setdefault(row.tobytes(), split)
-            if other is not split:
-                raise DataError(f"data={data} has the same window in {other.value} and {split.value}; drop repeats")

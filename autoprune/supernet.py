@@ -70,7 +70,8 @@ class Supernet:
                 self.telemetry.runs += 1
             if at + 1 in branches and at + 1 not in kept:
                 kept[at + 1] = state
-                if len(kept) > room:  # the shallowest is needed last; depth 0 is the embedding, always at hand
+                if len(kept) > room:
+                    # the shallowest is needed last; depth 0 is the embedding, always at hand
                     shallow = min((d for d in kept if d > 0), default=0)
                     kept.pop(shallow if shallow else at + 1)
         return state

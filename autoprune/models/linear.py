@@ -12,8 +12,8 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`; x [..., in], weight [out, in].
 
-    In fp32 on the CPU oneDNN is used (2.3 times the rate of the default library on AMD) for weights stored by rows or by
-    columns, the two layouts of ladders and their prefixes; the rule depends on dtype and layout only, so a plan's
+    In fp32 on the CPU oneDNN is used (2.3 times the rate of the default library on AMD) for weights stored by rows or
+    by columns, the two layouts of ladders and their prefixes; the rule depends on dtype and layout only, so a plan's
     numbers do not change with its neighbours.
     """
     if _ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and _dense_layout(weight):

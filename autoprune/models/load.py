@@ -39,7 +39,7 @@ def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
     hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds: all mean that this checkpoint cannot be used

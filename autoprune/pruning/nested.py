@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,11 @@ class NestedLadders:
                 value = file.get_tensor(name)
                 if tensor.endswith(TRANSPOSED):
                     tensor, value = tensor.removesuffix(TRANSPOSED), value.t()
-                self._full.setdefault((int(block), kind), {})[tensor] = value  # type: ignore[arg-type]
+                self._full.setdefault((int(block), kind), {})[tensor] = value
 
     def order(self, block: int, kind: Kind) -> list[int]:
         """Unit indices of the dense model, most important first."""
-        return self._full[block, kind]["order"].tolist()  # type: ignore[no-any-return]
+        return self._full[block, kind]["order"].tolist()
 
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
         """The weights of a sublayer that keeps as many units as `plan` says; views, no copies."""
@@ -63,7 +64,13 @@ def build_nested(
 ) -> Path:
     """The ladder folder for these calibration windows, from the cache or built now."""
     tokens = windows.astype(np.int32).tobytes()
-    inputs = {"model": model_digest, "calibration": _sha(tokens), "sequences": sequences, "criterion": "activation", "layout": 2}
+    inputs = {
+        "model": model_digest,
+        "calibration": hashlib.sha256(tokens).hexdigest(),
+        "sequences": sequences,
+        "criterion": "activation",
+        "layout": 2,
+    }
 
     def build(folder: Path) -> None:
         tensors: dict[str, torch.Tensor] = {}
@@ -78,9 +85,3 @@ def build_nested(
         save_file(tensors, folder / FILE)
 
     return cache.folder("ladders", ["nested", inputs], build)
-
-
-def _sha(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()

@@ -1,1 +1,1 @@
-"""Leaderboard, pictures and the report of a run; rows are pandas frames with the columns of `rows.COLUMNS`."""
+"""Leaderboard, pictures and report of a run; `rows` are frames with the columns of `rows.COLUMNS`."""

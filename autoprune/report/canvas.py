@@ -1,12 +1,14 @@
-"""How pictures look and are saved: colours that a page may override, labels at the data, no global pyplot state."""
+"""How pictures look and are saved: colours that a page may restyle, labels at the data, no pyplot."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,6 +20,9 @@ from autoprune.report.files import replace
 # Safe for all common kinds of colour blindness; a page may restyle each by its CSS variable.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5c6673", "#dfe3e8", "#fffffe"
 FRONT, UNIFORM, CLOUD = "#0072b2", "#c75000", "#9aa4b1"
+# One hue in eight steps from little to all: lightness alone carries the value, whatever the colour vision.
+KEPT = ("#dbe9f5", "#bfd8ec", "#9cc3e0", "#74a9d1", "#3a7bb2", "#27669f", "#16558c", "#0b3a6b")
+ON_PALE, ON_DEEP = "#10202f", "#fffffd"
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -26,9 +31,12 @@ VARIABLES = {
     FRONT: "--front",
     UNIFORM: "--uniform",
     CLOUD: "--cloud",
+    ON_PALE: "--on-pale",
+    ON_DEEP: "--on-deep",
+    **{color: f"--kept{step}" for step, color in enumerate(KEPT, 1)},
 }
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-SVG = {"svg.fonttype": "none", "svg.hashsalt": "autoprune", "svg.image_inline": True}
+SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "autoprune", "svg.image_inline": True}
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -75,8 +83,11 @@ def label(
 
 def log_scale(axis: Axes, values: Sequence[float]) -> float:
     """An upright log axis around the positive values, with plain numbers; returns its floor."""
-    span = max(max(values) / min(values), 10.0)
-    low, high = min(values) / span**0.16, max(values) * span**0.07  # room for the dense mark and its label
+    span = math.log(max(max(values) / min(values), 10.0))
+    low, high = (
+        min(values) * math.exp(-0.16 * span),
+        max(values) * math.exp(0.07 * span),
+    )  # room for dense's label
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     decades = high / low
@@ -107,7 +118,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """Inline SVG: the same bytes every time, text as text, colours as CSS variables, nothing fetched from anywhere."""
+    """Inline SVG: the same bytes every time, text as text, colours as CSS variables, nothing fetched."""
     _freeze(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context(SVG):

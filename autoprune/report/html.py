@@ -112,10 +112,12 @@ def _pictures(frame: pd.DataFrame, evaluated: pd.DataFrame) -> list[Picture]:
     shown = [Picture("front", "Quality against size", said, pictures.front(frame, evaluated))]
     for phase in PHASES:
         if _measured(frame, phase):
-            said = "Whiskers: interval of the measurement. Grey band: that of the dense model; what touches it is not told apart."
+            said = (
+                "Whiskers: measured intervals. Grey band: that of dense; what touches it is not told apart."
+            )
             figure = pictures.latency_front(frame, phase)
             shown.append(Picture(phase, f"Quality against {phase} latency", said, figure, half=True))
-    said = "Deeper blue keeps more; an empty cell with 0 is a sublayer that was removed altogether."
+    said = "The stronger the colour, the more is kept; an empty cell with 0 is a sublayer removed altogether."
     shown.append(Picture("kept", "What each model kept, block by block", said, pictures.kept(frame)))
     if _predicted(frame):
         said = "On the line the prediction used by the search was right."
@@ -126,7 +128,7 @@ def _pictures(frame: pd.DataFrame, evaluated: pd.DataFrame) -> list[Picture]:
 
 def _against(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """Lines of the comparison with uniform."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for _, row in comparison(frame).iterrows():
         lost = number(row, "reduction")
         lines.append(

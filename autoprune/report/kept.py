@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from autoprune.errors import SpaceError
 from autoprune.report import text
-from autoprune.report.canvas import FRONT, GRID, INK, MUTED, UNIFORM, canvas, empty
+from autoprune.report.canvas import FRONT, GRID, INK, KEPT, MUTED, ON_DEEP, ON_PALE, UNIFORM, canvas, empty
 from autoprune.report.rows import complete, dense, front, spread, uniform, word
 from autoprune.report.rows import number as measured
 from autoprune.space import Plan
 
 CHOSEN = 6
 NUMBERED = 24  # with more blocks than this the cells are too narrow for numbers
-# One hue from pale to deep: its lightness alone carries the value, so no kind of colour vision matters.
-RAMP = LinearSegmentedColormap.from_list("kept", ["#d9e8f5", "#7fb2d9", "#2f77b4", "#0b3a6b"])
 PARTS = (("kv_groups", "KV groups kept"), ("width", "FFN width kept"))
 
 
@@ -111,14 +109,12 @@ def _map(axis: Axes, models: list[Model], full: NDArray[np.int64], part: int) ->
 
 
 def _cell(axis: Axes, block: int, line: float, value: int, full: int, numbered: bool) -> None:
-    """One rounded value: deep where all is kept, empty with a zero where the sublayer is gone."""
-    share = value / full if full else 0.0
-    fill = RAMP(share) if value else "none"
+    """One value: stronger the more is kept, empty with a zero where the sublayer is gone."""
+    step = min(len(KEPT), math.ceil(len(KEPT) * value / full)) if value and full else 0
+    fill = KEPT[step - 1] if step else "none"
     patch = Rectangle((block - 0.47, line - 0.44), 0.94, 0.88, facecolor=fill, edgecolor=GRID, linewidth=0.6)
     axis.add_patch(patch).set_in_layout(False)  # measuring every cell would take most of the time
     if numbered:
-        color = MUTED if not value else "#ffffff" if share > 0.55 else "#10202f"
-        number = axis.text(
-            block, line, str(value), color=color, fontsize=8, ha="center", va="center_baseline"
-        )
-        number.set_in_layout(False)
+        color = MUTED if not step else ON_PALE if step <= len(KEPT) // 2 else ON_DEEP
+        words = axis.text(block, line, str(value), color=color, fontsize=8, ha="center", va="center_baseline")
+        words.set_in_layout(False)

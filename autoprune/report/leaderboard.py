@@ -47,25 +47,29 @@ def read(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise LedgerError(f"no leaderboard.csv in {folder}: give the folder of a run that wrote one")
     try:
-        # Keys are hexadecimal digits, so "12345e678901" must not become a number, nor a method "None" a gap.
-        rows = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(TEXT, str),
-            keep_default_na=False,
-            na_values=[""],
-            float_precision="round_trip",
-        )
+        # As text: a key such as "12345e678901" must not become a number, nor a method "None" a gap.
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:
         raise LedgerError(f"{path} cannot be read as a leaderboard: {str(error).splitlines()[0]}") from error
     missing = [c for c in COLUMNS if c not in rows.columns]
     if missing:
         raise LedgerError(f"{path} is not a leaderboard: it has no column {missing[0]!r}")
-    for column in NUMBERS:
-        if not pd.api.types.is_numeric_dtype(rows[column]):
-            raise LedgerError(
-                f"{path} is not a leaderboard: column {column!r} holds something that is no number"
-            )
+    for column in rows.columns:
+        if column not in TEXT:
+            rows[column] = _numbers(rows[column], path)
     return rows
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    """The exact floats that were written; columns that are not ours may hold words."""
+    try:
+        return pd.Series([float(value) for value in column], dtype=float)
+    except ValueError as error:
+        if column.name in NUMBERS:
+            raise LedgerError(
+                f"{path} is not a leaderboard: column {column.name!r} holds no numbers"
+            ) from error
+        return column
 
 
 def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:

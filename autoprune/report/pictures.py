@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,9 +71,9 @@ def _names(axis: Axes, ours: pd.DataFrame, theirs: pd.DataFrame, across: str, co
 
 def _cloud(axis: Axes, evaluated: pd.DataFrame) -> None:
     """Every evaluated candidate, faint."""
-    points = evaluated[evaluated["params_ratio"].notna() & (evaluated["kl"] > 0)]
-    if points.empty:
+    if evaluated.empty:
         return
+    points = evaluated[evaluated["params_ratio"].notna() & evaluated["kl"].between(0, np.inf, "neither")]
     rasterized = len(points) > VECTOR_LIMIT
     axis.scatter(
         points["params_ratio"],
@@ -92,7 +93,7 @@ def _gain(axis: Axes, rows: pd.DataFrame, column: str) -> None:
     pair = headline_point(rows)
     if pair is None or pair[1] is None:
         return
-    (ours, theirs) = pair
+    ours, theirs = pair[0], pair[1]
     delta = change(number(ours, column), number(theirs, column))
     if delta is None or delta > -5:  # no room for an arrow, or nothing to show
         return

@@ -1,4 +1,4 @@
-"""What the rows say in a few numbers: the front against uniform, its coverage, its fitness-to-test gap, the headline."""
+"""What the rows say in a few numbers: the front against uniform, its coverage, its test gap, the headline."""
 
 from __future__ import annotations
 

@@ -182,6 +182,7 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
     cfg, space = run.cfg, run.space
     scorer = finals.Scorer(_final_evaluation(run), ledger, space)
     picked = finals.finalists(ledger.to_frame(), run.objectives, int(cfg.finalists))
+    picked = [c for c in picked if c != space.dense]  # it has a row of its own
     uniform = finals.uniform_entries(space, list(cfg.uniform))
     selection = _fidelity(run, Split.SELECTION, int(cfg.selection_windows))
     everyone = [space.dense, *picked, *(c for group in uniform.values() for c in group)]

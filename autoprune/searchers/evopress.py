@@ -12,6 +12,7 @@ from autoprune.searchers.problem import Problem, fill, step_rng
 from autoprune.space import Candidate, OptionGene
 
 TRIES = 50
+EQUAL = 0.02  # options whose cost differs by less may be traded
 
 
 class EvoPress:
@@ -19,7 +20,7 @@ class EvoPress:
 
     offspring: children a generation; survivors: how many pass each stage, the last one becomes the parent;
     windows: fitness windows of each stage, drawn afresh for every generation and stage; swaps: a child makes
-    min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another of the same kind.
+    min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another by one of equal cost.
     The parent joins the last stage. One objective besides the constraint is searched: quality at the budget.
     """
 
@@ -38,7 +39,7 @@ class EvoPress:
         self._sizes = problem.sizes("evopress")
         self._survivors, self._windows, self._swaps = tuple(survivors), tuple(windows), swaps
         self._generations = generations
-        self._kinds = _same_kind(problem)
+        self._partners = _partners(problem)
         self._parents = list(problem.seeds)
         self._next = 0
         self._step = 0
@@ -122,7 +123,7 @@ class EvoPress:
         if not lowerable:
             return candidate
         down = lowerable[int(rng.integers(len(lowerable)))]
-        raisable = [g for g in self._kinds[down] if g != down and values[g] + 1 < self._sizes[g]]
+        raisable = [g for g in self._partners[down] if g != down and values[g] + 1 < self._sizes[g]]
         if not raisable:
             return candidate
         values[down] -= 1
@@ -141,10 +142,23 @@ class EvoPress:
         return self.problem.values(result)[0] if result.ok else float("inf")
 
 
-def _same_kind(problem: Problem) -> list[list[int]]:
-    """For each gene the genes of the same kind and setting, itself included."""
+def _partners(problem: Problem) -> list[list[int]]:
+    """For each gene the genes it may trade an option with: those whose options cost the same, or of the same kind.
+
+    The published method moves equally many weights between any two layers; where a kind's option is of another size,
+    and for costs whose options are unequal, trading stays within the kind.
+    """
     genes = [g for g in problem.space.genes if isinstance(g, OptionGene)]
-    return [[i for i, h in enumerate(genes) if (h.kind, h.setting) == (g.kind, g.setting)] for g in genes]
+    table = problem.space.cost_table(problem.constraints[0].metric)
+    steps = [0.0] * len(genes)
+    if table is not None:
+        steps = [(row[-1] - row[0]) / max(1, len(row) - 1) for row in table.entries]
+
+    def equal(i: int, j: int) -> bool:
+        same = (genes[i].kind, genes[i].setting) == (genes[j].kind, genes[j].setting)
+        return same or (steps[i] > 0 and abs(steps[i] - steps[j]) <= EQUAL * steps[i])
+
+    return [[j for j in range(len(genes)) if equal(i, j)] for i in range(len(genes))]
 
 
 def _check(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from autoprune.report import html
+from autoprune.report.canvas import VARIABLES
 from autoprune.report.facts import RunFacts
 
 EVIL = "<script>alert(1)</script>\"' onload='x'&$x$"
@@ -144,7 +145,7 @@ def test_selection_numbers_are_not_passed_off_as_test(rows: pd.DataFrame, facts:
     assert "test KL" not in text
 
 
-def test_faster_is_never_said_where_intervals_overlap(
+def test_no_speed_is_claimed_where_intervals_overlap(
     rows: pd.DataFrame, evaluated: pd.DataFrame, facts: RunFacts, tmp_path: Path
 ) -> None:
     for phase in ("prefill", "decode"):
@@ -152,6 +153,12 @@ def test_faster_is_never_said_where_intervals_overlap(
     content = page(rows, evaluated, facts, tmp_path)
     assert "faster" not in content
     assert "not told apart from dense" in content
+
+
+def test_every_colour_is_set_for_light_dark_and_print(rows: pd.DataFrame, facts: RunFacts) -> None:
+    content = html.render(rows, [], facts, Path("a"))
+    for variable in VARIABLES.values():
+        assert content.count(f"{variable}: #") == 3, variable
 
 
 def test_every_cell_carries_its_exact_value_for_sorting(rows: pd.DataFrame, facts: RunFacts) -> None:

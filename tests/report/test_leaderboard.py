@@ -26,8 +26,8 @@ def test_the_csv_has_the_stable_columns_first(rows: pd.DataFrame, tmp_path: Path
     assert (
         head[:18]
         == (
-            "key method seed tokens evaluations params_ratio params_total_ratio flops_ratio kv_ratio bytes_ratio prefill_ms "
-            "prefill_ratio decode_ms decode_ratio kl_fitness kl_selection kl_test perplexity_test"
+            "key method seed tokens evaluations params_ratio params_total_ratio flops_ratio kv_ratio bytes_ratio "
+            "prefill_ms prefill_ratio decode_ms decode_ratio kl_fitness kl_selection kl_test perplexity_test"
         ).split()
     )
     assert head[-1] == "accuracy"

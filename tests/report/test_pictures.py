@@ -65,6 +65,13 @@ def test_another_front_is_another_picture(rows: pd.DataFrame, evaluated: pd.Data
     assert pictures.svg(pictures.front(rows, evaluated)) != before
 
 
+def test_saving_a_png_first_changes_nothing(rows: pd.DataFrame, tmp_path: Path) -> None:
+    figure = pictures.latency_front(rows, "decode")
+    before = pictures.svg(figure)
+    pictures.save_png(figure, tmp_path / "x.png")
+    assert pictures.svg(figure) == before
+
+
 def test_a_cloud_of_many_is_a_bitmap(rows: pd.DataFrame, evaluated: pd.DataFrame) -> None:
     many = pd.concat([evaluated] * 20)
     content = pictures.svg(pictures.front(rows, many))
@@ -95,6 +102,24 @@ def test_shades_follow_the_options(rows: pd.DataFrame) -> None:
     assert first != pictures.svg(pictures.kept(rows, {"kv_groups": (0, 3), "width": (0, 1024)}))
 
 
+def test_more_kept_is_a_deeper_shade(rows: pd.DataFrame) -> None:
+    axis = pictures.kept(rows).axes[1]
+    shades = {}
+    for text, patch in zip(axis.texts, axis.patches, strict=True):
+        shades.setdefault(int(text.get_text()), set()).add(tuple(patch.get_facecolor()))
+    assert all(len(colors) == 1 for colors in shades.values())
+    assert shades.pop(0) == {(0.0, 0.0, 0.0, 0.0)}
+    light = [sum(next(iter(shades[width]))[:3]) for width in sorted(shades)]
+    assert light == sorted(set(light), reverse=True)
+
+
+def test_points_that_cannot_be_drawn_are_left_out(rows: pd.DataFrame, evaluated: pd.DataFrame) -> None:
+    evaluated.loc[:2, "kl"] = [np.inf, np.nan, 0.0]
+    figure = pictures.front(rows, evaluated)
+    assert len(figure.axes[0].collections[0].get_offsets()) == len(evaluated) - 3
+    assert not pictures.front(rows, pd.DataFrame()).axes[0].collections
+
+
 def test_at_most_six_front_points_are_mapped(rows: pd.DataFrame) -> None:
     labels = [label.get_text() for label in pictures.kept(rows).axes[0].get_yticklabels()]
     keys = set(rows[rows["name"] == "front"]["key"])
@@ -120,9 +145,10 @@ def test_what_was_not_measured_is_not_drawn(rows: pd.DataFrame, evaluated: pd.Da
 
 
 def test_svg_is_the_same_every_time_and_self_contained(rows: pd.DataFrame, evaluated: pd.DataFrame) -> None:
+    again = every(rows, evaluated)
     for name, figure in every(rows, evaluated).items():
         content = pictures.svg(figure)
-        assert content == pictures.svg(figure) == pictures.svg(every(rows, evaluated)[name])
+        assert content == pictures.svg(again[name])
         assert "http" not in content
         ids = re.findall(r' id="([^"]*)"', content)
         assert set(re.findall(r'(?:url\(|href=")#([^)"]*)', content)) <= set(ids)

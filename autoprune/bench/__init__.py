@@ -1,0 +1,35 @@
+"""Benchmarks: each remakes a committed table with one command, `autoprune bench NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def _search(args: Sequence[str]) -> None:
+    from autoprune.bench import search
+
+    search.main(args)
+
+
+def _targets(args: Sequence[str]) -> None:
+    from autoprune.bench import targets
+
+    targets.main(args)
+
+
+def _sharing(args: Sequence[str]) -> None:
+    from autoprune.bench import sharing
+
+    sharing.main(args)
+
+
+BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
+    "search": _search,
+    "targets": _targets,
+    "sharing": _sharing,
+}
+
+
+def run_benchmark(name: str, args: Sequence[str]) -> None:
+    """Run one benchmark with its own arguments."""
+    BENCHMARKS[name](args)

@@ -1,0 +1,116 @@
+"""`autoprune bench sharing`: block runs and time of prefix-shared batches against one plan at a time.
+
+Three batches on the same windows: single-site changes of the dense plan (a sensitivity pass), level switches around one
+parent (an evopress generation), and generations of nsga2. Times are processor seconds of one thread, both ways interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.evaluation import Evaluation
+from autoprune.objective import Fidelity, Result, Split, Status, parse_constraint
+from autoprune.run.parts import Parts, objectives, open_parts, search_evaluators
+from autoprune.run.seeds import seed_candidates
+from autoprune.searchers.evopress import EvoPress
+from autoprune.searchers.nsga2 import NSGA2
+from autoprune.searchers.problem import Problem
+from autoprune.space import Candidate, OptionGene, Plan, Space
+
+WINDOWS = 8
+GENERATIONS = 6
+
+
+def main(args: Sequence[str]) -> None:
+    """Run, print and write the table."""
+    options = _parse(args)
+    from autoprune.config import compose
+    from autoprune.progress import Progress
+
+    cfg = compose([f"model={options.model}", f"data={options.data}", "latency.mode=off"])
+    with Progress(quiet=True) as progress:
+        parts = open_parts(cfg, progress)
+    space = parts.space(None)
+    evaluation = parts.evaluation(search_evaluators(parts, objectives(cfg, space, parts.evaluators)))
+    batches = {
+        "sensitivity pass": [sensitivity(space)],
+        "evopress generation": _generations(parts, space, evaluation, "evopress"),
+        "nsga2 generations": _generations(parts, space, evaluation, "nsga2"),
+    }
+    lines = ["| batch | plans | block runs of naive | time of naive |", "|---|---|---|---|"]
+    lines += [_line(name, groups, evaluation) for name, groups in batches.items()]
+    table = "\n".join(lines)
+    print(table)
+    target = Path(options.to)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = "autoprune bench sharing " + shlex.join(args)
+    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="autoprune bench sharing", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
+    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
+    parser.add_argument("--to", default="results/bench/sharing.md", help="the table")
+    return parser.parse_args(list(args))
+
+
+def sensitivity(space: Space) -> list[Plan]:
+    """Every single-site change of the dense plan."""
+    plans = []
+    for index, gene in enumerate(space.genes):
+        assert isinstance(gene, OptionGene)
+        plans += [space.decode(space.dense.with_value(index, v)) for v in range(len(gene.options) - 1)]
+    return plans
+
+
+def _generations(parts: Parts, space: Space, evaluation: Evaluation, method: str) -> list[list[Plan]]:
+    """The batches that a method really asks for, searched along so that later generations are typical."""
+    fidelity = Fidelity(Split.FITNESS, (0, WINDOWS))
+    searcher = _searcher(parts, space, evaluation, method)
+    batches: list[list[Plan]] = []
+    while len(batches) < GENERATIONS:
+        proposals = searcher.ask(searcher.batch)
+        plans = [space.decode(p.candidate) for p in proposals]
+        outcomes: list[Any] = evaluation.evaluate(plans, fidelity)
+        pairs = zip(proposals, outcomes, strict=True)
+        searcher.tell([Result(p, Status.OK, {**space.cost(p.candidate), **o.metrics}) for p, o in pairs])
+        if len(plans) >= searcher.batch // 2:  # not the later stages of a generation
+            batches.append(plans)
+    return batches[1:]
+
+
+def _searcher(parts: Parts, space: Space, evaluation: Evaluation, method: str) -> Any:
+    wanted = objectives(parts.cfg, space, parts.evaluators)
+    bounds = (parse_constraint("params", "0.6x", space.cost(space.dense)),) if method == "evopress" else ()
+    seeds: tuple[Candidate, ...] = seed_candidates(space, bounds, list(parts.cfg.uniform), 0)
+    problem = Problem(space, wanted, bounds, 0, parts.corpus.count(Split.FITNESS), seeds)
+    return EvoPress(problem) if method == "evopress" else NSGA2(problem)
+
+
+def _line(name: str, groups: Sequence[Sequence[Plan]], evaluation: Evaluation) -> str:
+    fidelity = Fidelity(Split.FITNESS, (0, WINDOWS))
+    telemetry = evaluation.supernet.telemetry
+    runs, naive = telemetry.runs, telemetry.naive_runs
+    for plans in groups:
+        evaluation.evaluate(plans, fidelity)
+    share = (telemetry.runs - runs) / (telemetry.naive_runs - naive)
+    times = np.array([_times(plans, evaluation, fidelity) for plans in groups])
+    ratio = float(np.median(times[:, 0] / times[:, 1]))
+    return f"| {name} | {sum(map(len, groups))} | {share:.3f} | {ratio:.3f} |"
+
+
+def _times(plans: Sequence[Plan], evaluation: Evaluation, fidelity: Fidelity) -> tuple[float, float]:
+    start = time.thread_time()
+    evaluation.evaluate(plans, fidelity)
+    middle = time.thread_time()
+    for plan in plans:
+        evaluation.evaluate([plan], fidelity)
+    return middle - start, time.thread_time() - middle

@@ -14,15 +14,18 @@ from autoprune.errors import SettingError
 from autoprune.evaluation import Batch, Context
 
 FILE = "teacher.safetensors"
+FORMAT = 2
 SMALLEST = 1e-30
+ROUNDING = 1e-8  # a tail below it is what is left of fp32 sums, not a probability
 
 
 class Divergence:
     """`kl`: mean over tokens of KL(dense || plan) in nats, over the dense model's top-k tokens and one tail bin.
 
     The tail bin holds all other tokens, so the value is a lower bound of the full KL that is tight for k >= 512. The
-    dense model's side is computed once per micro-batch and kept on disk: k token ids (int16 or int32) and k
-    probabilities (fp16 logarithms, renormalised on load so that KL(dense) < 1e-5) for every token.
+    dense model's side is computed once per micro-batch and kept on disk: k token ids (int16 or int32), k
+    probabilities (fp16 logarithms) and the tail's mass (fp32) for every token. On load the probabilities are
+    renormalised to what the tail leaves, so that KL(dense) < 1e-5. Without a tail (k >= vocabulary) there is no bin.
     """
 
     metrics = ("kl",)
@@ -47,15 +50,15 @@ class Divergence:
         logp = torch.gather(logits, -1, teacher.ids).sub_(total)  # [B, T, k]
         kl = (teacher.p * (teacher.logp - logp)).sum(-1)  # [B, T]
         if teacher.tail is not None:
-            rest = (1.0 - logp.exp_().sum(-1)).clamp_min(SMALLEST)
-            kl = kl + teacher.tail * (teacher.tail.clamp_min(SMALLEST).log() - rest.log())
+            rest = (1.0 - logp.exp_().sum(-1)).clamp_min(ROUNDING)
+            kl = kl + teacher.tail * (teacher.tail.log() - rest.log())
         return {"kl": kl.double().mean(-1)}
 
     def _teacher(self, batch: Batch) -> _Teacher:
         key = (batch.split.value, *batch.windows)
         if key not in self._teachers:
             assert self._context is not None, "bind() comes first"
-            inputs = [self._context.digest, self.top_k, *key, list(batch.ids.shape)]
+            inputs = [FORMAT, self._context.digest, self.top_k, *key, list(batch.ids.shape)]
             folder = self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
             self._teachers[key] = _Teacher.load(folder)
         return self._teachers[key]
@@ -66,26 +69,25 @@ class Divergence:
         k = min(self.top_k, logp.shape[-1])
         top = logp.topk(k, dim=-1)
         small = torch.int16 if logp.shape[-1] <= torch.iinfo(torch.int16).max else torch.int32
-        save_file({"ids": top.indices.to(small), "logp": top.values.half()}, folder / FILE)
+        stored = {"ids": top.indices.to(small), "logp": top.values.half()}
+        if k < logp.shape[-1]:
+            stored["tail"] = (1.0 - top.values.double().exp().sum(-1)).clamp_min(ROUNDING).float()
+        save_file(stored, folder / FILE)
 
 
 class _Teacher:
-    """The dense model's side of one micro-batch, ready for use: ids [B, T, k], p and logp [B, T, k], tail [B, T]."""
+    """The dense model's side of one micro-batch, ready for use: ids, p and logp [B, T, k]; tail [B, T] if any."""
 
-    def __init__(self, ids: Tensor, logp: Tensor, complete: bool) -> None:
+    def __init__(self, ids: Tensor, logp: Tensor, tail: Tensor | None) -> None:
         self.ids = ids
         p = logp.double().exp()
-        mass = p.sum(-1, keepdim=True)
-        tail = 1.0 - mass
-        if complete or bool((tail < 0).any()):  # rounding may lift the listed mass above one: share it out
-            scale = torch.where(tail < 0, mass, torch.ones_like(mass)) if not complete else mass
-            p = p / scale
-            tail = (1.0 - p.sum(-1, keepdim=True)).clamp_min(0.0)
+        listed = torch.ones_like(p[..., 0]) if tail is None else 1.0 - tail.double()
+        p = p * (listed / p.sum(-1))[..., None]  # rounding to fp16 moved the mass
         self.p = p.float()
         self.logp = p.clamp_min(SMALLEST).log().float()
-        self.tail = None if complete else tail.squeeze(-1).float()
+        self.tail = tail
 
     @staticmethod
     def load(folder: Path) -> _Teacher:
         stored = load_file(folder / FILE)
-        return _Teacher(stored["ids"].long(), stored["logp"].float(), complete=False)
+        return _Teacher(stored["ids"].long(), stored["logp"].float(), stored.get("tail"))

@@ -143,10 +143,24 @@ def _export_best(run: Run, frame: pd.DataFrame) -> None:
     front = frame[frame["name"] == "front"]
     if not len(front) or (run.path / "best").exists():
         return
-    if run.constraints:
-        row = front.sort_values("kl_selection").iloc[0]
-    else:
-        below = front[front["params_ratio"] <= BEST_AT + 1e-9]
-        row = below.sort_values("params_ratio").iloc[-1] if len(below) else front.sort_values("params_ratio").iloc[0]
+    row = _constrained(run, front) if run.constraints else _half(front)
     with run.progress.stage("exporting best/"):
         export_plan(run, row, Path(run.path / "best"))
+
+
+def _half(front: pd.DataFrame) -> pd.Series:
+    below = front[front["params_ratio"] <= BEST_AT + 1e-9].sort_values("params_ratio")
+    return below.iloc[-1] if len(below) else front.sort_values("params_ratio").iloc[0]
+
+
+def _constrained(run: Run, front: pd.DataFrame) -> pd.Series:
+    """The lowest selection KL among the points that meet latency bounds as *measured*; else the fastest one."""
+    dense = run.space.cost(run.space.dense)
+    measured = [(c, f"{c.metric}_ratio") for c in run.constraints if c.metric in ("prefill", "decode")]
+    measured = [(c, column) for c, column in measured if front[column].notna().any()]
+    within = front
+    for constraint, column in measured:
+        within = within[within[column] <= constraint.bound / dense[constraint.metric] + 1e-9]
+    if len(within):
+        return within.sort_values("kl_selection").iloc[0]
+    return front.sort_values(measured[0][1]).iloc[0]

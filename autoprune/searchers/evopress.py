@@ -40,6 +40,7 @@ class EvoPress:
         self._survivors, self._windows, self._swaps = tuple(survivors), tuple(windows), swaps
         self._generations = generations
         self._partners = _partners(problem)
+        self._unequal = _unequal(problem)
         self._parents = list(problem.seeds)
         self._next = 0
         self._step = 0
@@ -109,13 +110,24 @@ class EvoPress:
         child = self.parent
         count = min(rng.integers(1, self._swaps + 1), rng.integers(1, self._swaps + 1))
         for _ in range(int(count)):
-            child = self._switch(child, rng)
+            exchange = self._unequal and rng.random() < 0.5
+            child = self._exchange(child, rng) if exchange else self._switch(child, rng)
         if child == self.parent:
             return None
         repaired = self.problem.space.repair(child, self.problem.constraints, rng)
         if repaired == child:
             return child
         return fill(self.problem.space, repaired, range(len(self._sizes)), self.problem.constraints, rng)
+
+    def _exchange(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        """Two sites of a kind trade their options: the published move of depth pruning, for unequal options."""
+        values = list(candidate.indices())
+        gene = int(rng.integers(len(values)))
+        others = [g for g in self._partners[gene] if values[g] != values[gene] and self._sizes[g] == self._sizes[gene]]
+        if others:
+            other = others[int(rng.integers(len(others)))]
+            values[gene], values[other] = values[other], values[gene]
+        return Candidate(tuple(values))
 
     def _switch(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         values = list(candidate.indices())
@@ -159,6 +171,15 @@ def _partners(problem: Problem) -> list[list[int]]:
         return same or (steps[i] > 0 and abs(steps[i] - steps[j]) <= EQUAL * steps[i])
 
     return [[j for j in range(len(genes)) if equal(i, j)] for i in range(len(genes))]
+
+
+def _unequal(problem: Problem) -> bool:
+    """Whether a gene's options cost unequal steps, as latencies do: a removed sublayer saves more than a narrow one."""
+    table = problem.space.cost_table(problem.constraints[0].metric)
+    if table is None:
+        return True
+    steps = [np.diff(row) for row in table.entries if len(row) > 1]
+    return any(s.max() > (1 + 5 * EQUAL) * max(s.min(), 0.0) for s in steps)
 
 
 def _check(

@@ -31,7 +31,7 @@ class DepthCrossover(Crossover):  # type: ignore[misc]
 
 
 class StepMutation(Mutation):  # type: ignore[misc]
-    """Moves a few genes: single steps, switches that lower one gene and raise another, and rare fresh draws."""
+    """Moves a few genes: single steps, switches that lower one and raise another, exchanges, rare fresh draws."""
 
     def __init__(self, mean: float) -> None:
         super().__init__(prob=1.0)
@@ -45,15 +45,17 @@ class StepMutation(Mutation):  # type: ignore[misc]
         return mutated
 
     def _move(self, row: Rows, upper: Rows, rng: Any) -> None:
-        gene, draw = int(rng.integers(len(row))), rng.random()
+        gene, other = (int(rng.integers(len(row))) for _ in range(2))
+        draw = rng.random()
         if draw < 0.1:
             row[gene] = rng.integers(0, upper[gene] + 1)
-            return
-        step = 1 if rng.random() < 0.5 else -1
-        row[gene] = np.clip(row[gene] + step, 0, upper[gene])
-        if draw < 0.6:
-            other = int(rng.integers(len(row)))
-            row[other] = np.clip(row[other] - step, 0, upper[other])
+        elif draw < 0.35 and upper[gene] == upper[other]:  # trade places, as depth pruning does with whole sublayers
+            row[gene], row[other] = row[other], row[gene]
+        else:
+            step = 1 if rng.random() < 0.5 else -1
+            row[gene] = np.clip(row[gene] + step, 0, upper[gene])
+            if draw < 0.75:
+                row[other] = np.clip(row[other] - step, 0, upper[other])
 
 
 class SpaceRepair(Repair):  # type: ignore[misc]

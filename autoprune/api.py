@@ -12,7 +12,10 @@ from autoprune.errors import LedgerError, SettingError, nearest
 from autoprune.front import Front, Point
 
 if TYPE_CHECKING:
+    import pandas as pd
     from omegaconf import DictConfig
+
+    from autoprune.ledger import Ledger
 
 __all__ = ["Front", "Point", "export", "load", "report", "resume", "search"]
 
@@ -105,7 +108,7 @@ def report(folders: str | Path | Sequence[str | Path], trust: bool = False) -> N
         facts["latency_error"] = {k: tuple(v) for k, v in errors.items()} if errors else None
         facts["notes"] = tuple(facts["notes"])
         leaderboard.write(frame, path)
-        dense = _dense_params(ledger)
+        dense = _dense_params(ledger, frame)
         print(html.write(frame, evaluated(ledger, dense), RunFacts(**facts), path))
         ledger.close()
 
@@ -207,9 +210,11 @@ def _show(front: Front, quiet: bool) -> None:
     console.print(f"report: {front.folder / 'report.html'}", soft_wrap=True, highlight=False)
 
 
-def _dense_params(ledger: Any) -> float:
-    import pandas as pd
-
-    frame: pd.DataFrame = ledger.to_frame()
-    return float(frame["params"].max()) if "params" in frame else 1.0
-
+def _dense_params(ledger: Ledger, board: pd.DataFrame) -> float:
+    """Block parameters of the dense model, from a plan that both the ledger and the leaderboard hold."""
+    searched = ledger.to_frame()
+    if not len(searched):
+        return 1.0
+    params = dict(zip(searched["key"], searched["params"], strict=True))
+    known = board[board["key"].isin(params)]
+    return float(params[known["key"].iloc[0]] / known["params_ratio"].iloc[0]) if len(known) else 1.0

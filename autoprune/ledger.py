@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.errors import LedgerError
+from autoprune.errors import LedgerError, SettingError
 from autoprune.objective import Array, Fidelity, Proposal, Result, Split, Status, jsonable
 from autoprune.space import Candidate
 
@@ -59,8 +58,11 @@ class Ledger:
     @staticmethod
     def create(path: Path, meta: Mapping[str, str]) -> Ledger:
         """A new ledger; raises LedgerError when there is one already."""
-        if path.exists():
-            raise LedgerError(f"{path.parent} holds a run already; use `autoprune resume {path.parent}` or another out=")
+        if holds_run(path):
+            folder = path.parent
+            raise LedgerError(
+                f"{folder} holds a run already; use `autoprune resume {folder}` or another out="
+            )
         ledger = Ledger(path)
         with ledger._transaction() as db:
             for statement in SCHEMA.split(";"):
@@ -71,19 +73,30 @@ class Ledger:
     @staticmethod
     def open(path: Path) -> Ledger:
         """An existing ledger; raises LedgerError when it is missing, damaged or of another format."""
-        if not path.is_file():
-            raise LedgerError(f"{path.parent} is not a run folder (no {path.name})")
+        if not holds_run(path):
+            raise LedgerError(f"{path.parent} is not a run folder (no {path.name}, or an empty one)")
         ledger = Ledger(path)
         try:
-            state = ledger._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            found = ledger.meta().get("format")
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(f"{path} is damaged ({error}); what can be read: sqlite3 {path} .recover") from error
-        if state != "ok":
-            raise LedgerError(f"{path} is damaged ({state}); what can be read: sqlite3 {path} .recover")
-        if found != str(FORMAT):
-            raise LedgerError(f"{path} has format {found}, this version reads {FORMAT}")
+            ledger._check()
+        except LedgerError:
+            ledger.close()
+            raise
         return ledger
+
+    def _check(self) -> None:
+        found = None
+        try:
+            state = str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
+            found = self._db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+        except sqlite3.DatabaseError as error:
+            state = str(error)
+        if state != "ok":
+            cause = " ".join(state.split())  # SQLite's own report has several lines
+            raise LedgerError(
+                f"{self.path} is damaged ({cause}); what can be read: sqlite3 {self.path} .recover"
+            )
+        if found != (str(FORMAT),):
+            raise LedgerError(f"{self.path} has format {found and found[0]}, this version reads {FORMAT}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -92,13 +105,26 @@ class Ledger:
             yield self._db
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            if self._db.in_transaction:
+            raise LedgerError(
+                f"{self.path} cannot be written: {error}; what was recorded before is kept"
+            ) from error
+        finally:
+            if self._db.in_transaction:  # Ctrl-C too must not leave one open
                 self._db.execute("ROLLBACK")
-            raise LedgerError(f"{self.path} cannot be written: {error}; what was recorded before is kept") from error
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(f"{self.path} cannot be read: {error}") from error
+
+    def _json(self, text: str) -> Any:
+        with _sound(self.path, "a payload"):
+            return json.loads(text)
 
     def meta(self) -> dict[str, str]:
         """What identifies the run: format, digests, versions."""
-        return dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        return dict(self._read("SELECT key, value FROM meta"))
 
     def event(self, kind: str, **payload: Any) -> None:
         """Note something that happened."""
@@ -108,8 +134,8 @@ class Ledger:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Payloads of all events of a kind, oldest first."""
-        rows = self._db.execute("SELECT payload FROM events WHERE kind = ? ORDER BY id", (kind,)).fetchall()
-        return [json.loads(r[0]) for r in rows]
+        rows = self._read("SELECT payload FROM events WHERE kind = ? ORDER BY id", (kind,))
+        return [self._json(payload) for (payload,) in rows]
 
     def record_batch(self, phase: int, number: int, asked: int, proposals: Sequence[Proposal]) -> None:
         """One ask and all its proposals."""
@@ -123,9 +149,7 @@ class Ledger:
     def record(self, phase: int, recorded: Recorded) -> None:
         """One result with its per-window values."""
         result = recorded.result
-        for metric, value in result.metrics.items():
-            if not math.isfinite(value):
-                raise LedgerError(f"metric {metric}={value} of plan {recorded.key} is not finite; a status belongs here")
+        _check_finite(recorded.key, result.metrics, result.per_window)
         row = (
             *(phase, result.proposal.id, recorded.key, result.status.value, result.reason),
             *(recorded.origin, recorded.tokens, json.dumps(jsonable(result.metrics))),
@@ -139,16 +163,17 @@ class Ledger:
 
     def batches(self, phase: int) -> list[tuple[int, int]]:
         """(number, asked) of every recorded batch, in order."""
-        rows = self._db.execute("SELECT number, asked FROM batches WHERE phase = ? ORDER BY number", (phase,))
-        return [(int(n), int(a)) for n, a in rows.fetchall()]
+        rows = self._read("SELECT number, asked FROM batches WHERE phase = ? ORDER BY number", (phase,))
+        return [(int(n), int(a)) for n, a in rows]
 
     def proposals(self, phase: int, batch: int) -> list[Proposal]:
         """Proposals of a batch in id order."""
-        rows = self._db.execute(
-            "SELECT id, candidate, split, start, stop, parents FROM proposals WHERE phase = ? AND batch = ? ORDER BY id",
+        rows = self._read(
+            "SELECT id, candidate, split, start, stop, parents FROM proposals"
+            " WHERE phase = ? AND batch = ? ORDER BY id",
             (phase, batch),
         )
-        return [_proposal(*row) for row in rows.fetchall()]
+        return [_proposal(self.path, *row) for row in rows]
 
     def results(self, phase: int, batch: int) -> dict[int, Recorded]:
         """Recorded results of a batch by proposal id."""
@@ -160,21 +185,22 @@ class Ledger:
         return found
 
     def _result(self, phase: int, proposal: Proposal) -> Recorded | None:
-        row = self._db.execute(
-            "SELECT key, status, reason, origin, tokens, metrics FROM results WHERE phase = ? AND id = ?",
-            (phase, proposal.id),
-        ).fetchone()
-        if row is None:
+        at = (phase, proposal.id)
+        rows = self._read(
+            "SELECT key, status, reason, origin, tokens, metrics FROM results WHERE phase = ? AND id = ?", at
+        )
+        if not rows:
             return None
-        blobs = self._db.execute("SELECT metric, data FROM blobs WHERE phase = ? AND id = ?", (phase, proposal.id))
-        per_window = {metric: _array(data) for metric, data in blobs.fetchall()}
-        result = Result(proposal, Status(row[1]), json.loads(row[5]), per_window, row[2])
-        return Recorded(result, row[0], row[3], int(row[4]))
+        key, status, reason, origin, tokens, metrics = rows[0]
+        blobs = self._read("SELECT metric, data FROM blobs WHERE phase = ? AND id = ? ORDER BY metric", at)
+        per_window = {metric: _array(data) for metric, data in blobs}
+        with _sound(self.path, f"result {proposal.id}"):
+            result = Result(proposal, Status(status), json.loads(metrics), per_window, reason)
+        return Recorded(result, key, origin, int(tokens))
 
     def recorded(self) -> Iterator[tuple[int, Recorded]]:
         """Every result of every phase with its phase, in order."""
-        phases = self._db.execute("SELECT DISTINCT phase FROM batches ORDER BY phase").fetchall()
-        for (phase,) in phases:
+        for (phase,) in self._read("SELECT DISTINCT phase FROM batches ORDER BY phase"):
             for number, _ in self.batches(phase):
                 found = self.results(phase, number)
                 yield from ((int(phase), found[i]) for i in sorted(found))
@@ -183,6 +209,7 @@ class Ledger:
         self, key: str, fidelity: Fidelity, metrics: Mapping[str, float], per_window: Mapping[str, Array]
     ) -> None:
         """A plan's metrics on a split that the search has not seen."""
+        _check_finite(key, metrics, per_window)
         names = sorted(per_window)
         payload = json.dumps({"metrics": jsonable(metrics), "columns": names})
         data = b"".join(_bytes(per_window[n]) for n in names)
@@ -192,15 +219,15 @@ class Ledger:
 
     def finals(self, fidelity: Fidelity) -> dict[str, dict[str, float]]:
         """Metrics by plan key on exactly these windows."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT key, metrics FROM finals WHERE split = ? AND start = ? AND stop = ?",
             (fidelity.split.value, *fidelity.windows),
         )
-        return {key: json.loads(payload)["metrics"] for key, payload in rows.fetchall()}
+        return {key: self._json(payload)["metrics"] for key, payload in rows}
 
     def final_windows(self) -> int:
         """Windows run on held-out splits, over all plans."""
-        return int(self._db.execute("SELECT COALESCE(SUM(stop - start), 0) FROM finals").fetchone()[0])
+        return int(self._read("SELECT COALESCE(SUM(stop - start), 0) FROM finals")[0][0])
 
     def record_telemetry(self, phase: int, batch: int, **payload: float) -> None:
         """Measured times and counters: outside the ordered columns."""
@@ -211,37 +238,51 @@ class Ledger:
     def telemetry(self) -> dict[str, float]:
         """Sums over all batches."""
         sums: dict[str, float] = {}
-        for (payload,) in self._db.execute("SELECT payload FROM telemetry").fetchall():
-            for name, value in json.loads(payload).items():
+        for (payload,) in self._read("SELECT payload FROM telemetry"):
+            for name, value in self._json(payload).items():
                 sums[name] = sums.get(name, 0.0) + value
         return sums
 
     def tokens(self) -> int:
         """Fitness tokens spent on candidates so far."""
-        return int(self._db.execute("SELECT COALESCE(SUM(tokens), 0) FROM results").fetchone()[0])
+        return int(self._read("SELECT COALESCE(SUM(tokens), 0) FROM results")[0][0])
 
     def ordered(self) -> list[tuple[Any, ...]]:
-        """The ordered columns: equal for every run of the same search, whatever was killed or how many workers ran."""
-        return self._db.execute(
-            "SELECT p.phase, p.batch, p.id, p.candidate, p.split, p.start, p.stop, p.parents, r.key, r.status, r.reason,"
-            " r.origin, r.tokens, r.metrics, (SELECT group_concat(hex(b.data)) FROM blobs b WHERE b.phase = p.phase AND"
-            " b.id = p.id) FROM proposals p LEFT JOIN results r USING (phase, id) ORDER BY p.phase, p.id"
-        ).fetchall()
+        """The ordered columns: equal for all runs of one search, whatever was killed or how many workers ran."""
+        return self._read(
+            "SELECT p.phase, p.batch, p.id, p.candidate, p.split, p.start, p.stop, p.parents, r.key, r.status,"
+            " r.reason, r.origin, r.tokens, r.metrics, (SELECT group_concat(metric || hex(data)) FROM (SELECT metric,"
+            " data FROM blobs b WHERE b.phase = p.phase AND b.id = p.id ORDER BY metric)) FROM proposals p"
+            " LEFT JOIN results r USING (phase, id) ORDER BY p.phase, p.id"
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per proposal: phase, batch, id, key, status, reason, origin, tokens, windows and all metrics."""
         import pandas as pd
 
-        rows = self._db.execute(
-            "SELECT p.phase, p.batch, p.id, p.candidate, p.split, p.start, p.stop, r.key, r.status, r.reason, r.origin,"
-            " r.tokens, r.metrics FROM proposals p JOIN results r USING (phase, id) ORDER BY p.phase, p.id"
-        ).fetchall()
+        rows = self._read(
+            "SELECT p.phase, p.batch, p.id, p.candidate, p.split, p.start, p.stop, r.key, r.status, r.reason,"
+            " r.origin, r.tokens, r.metrics FROM proposals p JOIN results r USING (phase, id) ORDER BY p.phase, p.id"
+        )
         names = "phase batch id candidate split start stop key status reason origin tokens".split()
-        return pd.DataFrame([{**dict(zip(names, row, strict=False)), **json.loads(row[-1])} for row in rows])
+        return pd.DataFrame([{**dict(zip(names, row, strict=False)), **self._json(row[-1])} for row in rows])
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a file holds a ledger; what a crash leaves before the first transaction holds none."""
+    if not path.is_file():
+        return False
+    db = _open(path)
+    try:
+        return bool(db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return True  # damaged: there was something
+    finally:
+        db.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -262,9 +303,30 @@ def _proposal_row(proposal: Proposal) -> tuple[str, str, int, int, str]:
     )
 
 
-def _proposal(number: int, candidate: str, split: str, start: int, stop: int, parents: str) -> Proposal:
-    fidelity = Fidelity(Split(split), (start, stop))
-    return Proposal(number, Candidate.from_json(candidate), fidelity, tuple(json.loads(parents)))
+def _proposal(
+    path: Path, number: int, candidate: str, split: str, start: int, stop: int, parents: str
+) -> Proposal:
+    with _sound(path, f"proposal {number}"):
+        fidelity = Fidelity(Split(split), (start, stop))
+        return Proposal(number, Candidate.from_json(candidate), fidelity, tuple(json.loads(parents)))
+
+
+@contextmanager
+def _sound(path: Path, row: str) -> Iterator[None]:
+    """SQLite has no checksums: what cannot be understood is damage."""
+    try:
+        yield
+    except (ValueError, TypeError, SettingError) as error:
+        raise LedgerError(f"{path} is damaged: {row} cannot be understood ({error})") from error
+
+
+def _check_finite(key: str, metrics: Mapping[str, float], per_window: Mapping[str, Array]) -> None:
+    columns = {**{m: np.asarray(v) for m, v in metrics.items()}, **per_window}
+    for metric, values in columns.items():
+        if not np.isfinite(values).all():
+            raise LedgerError(
+                f"metric {metric} of plan {key} is not finite: a status belongs here, not {values}"
+            )
 
 
 def _bytes(values: Array) -> bytes:

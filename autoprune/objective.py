@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, nearest
 from autoprune.space import Candidate
 
 Array = NDArray[np.float64]
@@ -109,8 +109,6 @@ class Constraint:
 def parse_constraint(metric: str, value: object, dense: Mapping[str, float]) -> Constraint:
     """Read `0.6x` (of dense) or an absolute number. Raises SettingError naming what is allowed."""
     if metric not in dense:
-        from autoprune.errors import nearest
-
         raise SettingError(f"constraints.{metric} is not a cost of this run" + nearest(metric, dense))
     text = str(value).strip()
     try:
@@ -136,14 +134,12 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     if array.size == 0:
         return []
     order = np.lexsort(array.T[::-1])
+    kept: list[int] = []
     if array.shape[1] == 2:
-        best, kept = math.inf, []
         for index in order:
-            if array[index, 1] < best:
-                best = array[index, 1]
+            if not kept or array[index, 1] < array[kept[-1], 1]:
                 kept.append(int(index))
         return kept
-    kept = []
     for index in order:
         worse = (array[kept] <= array[index]).all(axis=1) if kept else np.array([False])
         if not worse.any():

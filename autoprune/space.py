@@ -107,7 +107,9 @@ class SublayerPlan:
         for key, value in self.settings:
             if key == name:
                 return value
-        raise SpaceError(f"a plan's {self.kind} has no setting {name!r}: it has {[k for k, _ in self.settings]}")
+        raise SpaceError(
+            f"a plan's {self.kind} has no setting {name!r}: it has {[k for k, _ in self.settings]}"
+        )
 
     @property
     def gone(self) -> bool:
@@ -124,7 +126,9 @@ class Plan:
     @staticmethod
     def of(blocks: Sequence[tuple[int, int]]) -> Plan:
         """A structured plan from (KV groups, FFN width) of each block."""
-        pairs = ((SublayerPlan.of("attention", kv_groups=g), SublayerPlan.of("ffn", width=w)) for g, w in blocks)
+        pairs = (
+            (SublayerPlan.of("attention", kv_groups=g), SublayerPlan.of("ffn", width=w)) for g, w in blocks
+        )
         return Plan(tuple(s for pair in pairs for s in pair))
 
     @property

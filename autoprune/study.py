@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Protocol
 
 from autoprune.errors import LedgerError
@@ -88,10 +89,14 @@ class Watcher(Protocol):
         """After every batch: totals so far and the batch's results."""
 
 
+IDLE = 50  # batches in a row that needed no evaluation: nothing new is left
+
+
 @dataclass
 class _Spent:
     tokens: int = 0
     evaluations: int = 0
+    idle: int = 0
 
 
 class Study:
@@ -113,13 +118,18 @@ class Study:
         self.watcher = watcher
         self._memory: dict[tuple[str, Fidelity], Recorded] = {}
         self._spent = _Spent()
-        self._deadline = time.monotonic() + phase.budget.seconds if phase.budget.seconds else None
+        seconds = phase.budget.seconds
+        self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def run(self) -> str:
-        """Replay, then search until a stop rule holds; returns the rule: tokens, evaluations, seconds or finished."""
+        """Replay, then search until a stop rule holds; returns the rule.
+
+        tokens, evaluations, seconds: what the budget ran out of; finished: the searcher has nothing left to propose;
+        exhausted: for many batches in a row every proposal had been evaluated before.
+        """
         batch, cut = self._replay()
         if cut:  # the budget ended inside the last recorded batch
-            return "evaluations" if self._evaluations_left() <= 0 else "tokens"
+            return self._cut_by()
         while (reason := self._stop()) is None:
             proposals = self.phase.searcher.ask(self.phase.searcher.batch)
             if not proposals:
@@ -129,7 +139,7 @@ class Study:
                 self.ledger.record_batch(self.phase.number, batch, self.phase.searcher.batch, offered)
                 results = self._complete(batch, offered, {})
             if len(offered) < len(proposals):
-                return "evaluations" if self._evaluations_left() <= 0 else "tokens"
+                return self._cut_by()
             self.phase.searcher.tell(results)
             batch += 1
         return reason
@@ -143,12 +153,7 @@ class Study:
         for number, asked in self.ledger.batches(self.phase.number):
             recorded = self.ledger.proposals(self.phase.number, number)
             again = self.phase.searcher.ask(asked)
-            for old, new in zip(recorded, again, strict=False):
-                if old != new:
-                    raise LedgerError(
-                        f"replay of phase {self.phase.number} diverges at proposal {old.id}: the searcher proposes "
-                        "something else now (a library or setting changed); use resume --fork NEW"
-                    )
+            self._check_replay(recorded, self._affordable(again), number)
             results = self._complete(number, recorded, self.ledger.results(self.phase.number, number))
             cut = len(recorded) < len(again)
             if not cut:
@@ -156,31 +161,40 @@ class Study:
             following = number + 1
         return following, cut
 
-    def _complete(self, batch: int, proposals: Sequence[Proposal], known: dict[int, Recorded]) -> list[Result]:
+    def _check_replay(self, recorded: Sequence[Proposal], again: Sequence[Proposal], batch: int) -> None:
+        for old, new in zip_longest(recorded, again):
+            if old != new:
+                number = (old or new).id
+                raise LedgerError(
+                    f"replay of phase {self.phase.number} diverges at proposal {number} (batch {batch}): the searcher "
+                    "proposes something else now (a library or setting changed); use resume --fork NEW"
+                )
+
+    def _complete(
+        self, batch: int, proposals: Sequence[Proposal], known: dict[int, Recorded]
+    ) -> list[Result]:
         """Results of all proposals in order, evaluating and recording those not in `known`."""
-        started = time.monotonic()
+        started, before = time.monotonic(), self._spent.evaluations
         plans = [self.phase.space.decode(p.candidate) for p in proposals]
         for proposal, plan in zip(proposals, plans, strict=True):
             if proposal.id in known:
                 self._note(plan, known[proposal.id])
         missing = [(p, plan) for p, plan in zip(proposals, plans, strict=True) if p.id not in known]
         jobs = self._answer_cheap(missing, known)
-        self.executor.submit(jobs)
-        by_id = {job.proposal.id: job for job in jobs}
-        for result in self.executor.results():
-            job = by_id[result.proposal.id]
-            tokens = job.proposal.fidelity.count * self.phase.window
-            self._record(job.plan, self._with_costs(result), "evaluated", tokens, known)
+        self._execute(jobs, known)
         self._answer_repeats(missing, known)
         if jobs:
             counters = {"seconds": time.monotonic() - started, **self.executor.counters()}
             self.ledger.record_telemetry(self.phase.number, batch, **counters)
+        self._spent.idle = self._spent.idle + 1 if self._spent.evaluations == before else 0
         results = [known[p.id].result for p in proposals]
         if self.watcher is not None:
             self.watcher.update(self._spent.tokens, self._spent.evaluations, results)
         return results
 
-    def _answer_cheap(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> list[Job]:
+    def _answer_cheap(
+        self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]
+    ) -> list[Job]:
         """Record constraint violations and remembered plans; return the jobs that need a model, one per plan."""
         jobs: list[Job] = []
         taken: set[tuple[str, Fidelity]] = set()
@@ -197,6 +211,16 @@ class Study:
                 taken.add(at)
                 jobs.append(Job(proposal, plan))
         return jobs
+
+    def _execute(self, jobs: Sequence[Job], known: dict[int, Recorded]) -> None:
+        open_jobs = {job.proposal.id: job for job in jobs}
+        self.executor.submit(jobs)
+        for result in self.executor.results():
+            job = open_jobs.pop(result.proposal.id)
+            tokens = job.proposal.fidelity.count * self.phase.window
+            self._record(job.plan, self._with_costs(result), "evaluated", tokens, known)
+        if open_jobs:
+            raise RuntimeError(f"the executor returned no result for proposals {sorted(open_jobs)}")
 
     def _answer_repeats(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> None:
         for proposal, plan in missing:
@@ -240,7 +264,10 @@ class Study:
             return "evaluations"
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return "seconds"
-        return None
+        return "exhausted" if self._spent.idle >= IDLE else None
+
+    def _cut_by(self) -> str:
+        return "evaluations" if self._evaluations_left() <= 0 else "tokens"
 
     def _evaluations_left(self) -> float:
         limit = self.phase.budget.evaluations

@@ -15,6 +15,7 @@ from autoprune.evaluation import Batch, Context
 
 FILE = "teacher.safetensors"
 FORMAT = 2
+HELD_BYTES = 1 << 29  # teachers kept in memory; the rest is read again from disk
 SMALLEST = 1e-30
 ROUNDING = 1e-8  # a tail below it is what is left of fp32 sums, not a probability
 
@@ -56,12 +57,17 @@ class Divergence:
 
     def _teacher(self, batch: Batch) -> _Teacher:
         key = (batch.split.value, *batch.windows)
-        if key not in self._teachers:
+        found = self._teachers.pop(key, None)
+        if found is None:
             assert self._context is not None, "bind() comes first"
             inputs = [FORMAT, self._context.digest, self.top_k, *key, list(batch.ids.shape)]
-            folder = self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
-            self._teachers[key] = _Teacher.load(folder)
-        return self._teachers[key]
+            found = _Teacher.load(
+                self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
+            )
+            while self._teachers and found.nbytes * (len(self._teachers) + 1) > HELD_BYTES:
+                del self._teachers[next(iter(self._teachers))]
+        self._teachers[key] = found  # last in line to be dropped
+        return found
 
     def _build(self, batch: Batch, folder: Path) -> None:
         assert self._context is not None
@@ -86,6 +92,11 @@ class _Teacher:
         self.p = p.float()
         self.logp = p.clamp_min(SMALLEST).log().float()
         self.tail = tail
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return int(self.ids.nbytes + self.p.nbytes + self.logp.nbytes)
 
     @staticmethod
     def load(folder: Path) -> _Teacher:

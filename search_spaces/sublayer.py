@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.errors import InfeasibleError, SpaceError
 from autoprune.objective import Constraint
-from autoprune.space import Candidate, CostModel, CostTable, Gene, OptionGene, Plan, SublayerPlan, digest
+from autoprune.space import (
+    KINDS,
+    Candidate,
+    CostModel,
+    CostTable,
+    Gene,
+    OptionGene,
+    Plan,
+    SublayerPlan,
+    digest,
+)
 
 
 @dataclass(frozen=True)
@@ -22,16 +33,18 @@ class SublayerSpace:
     costs: tuple[CostModel, ...]
 
     def __post_init__(self) -> None:
-        sites = [(g.block, g.kind) for g in self.genes]
-        if len(set(sites)) != len(sites):
+        positions = [_position(g) for g in self.genes]
+        if len(set(positions)) != len(positions):
             raise SpaceError("two genes of the space set the same sublayer; join their options in one gene")
+        for gene in self.genes:
+            if not 0 <= gene.block < self.full.blocks:
+                raise SpaceError(f"{gene.name} is not in the model: it has {self.full.blocks} blocks")
+            self.full.at(gene.block, gene.kind).get(gene.setting)
 
     @cached_property
     def _options(self) -> tuple[tuple[SublayerPlan, ...], ...]:
         """The sublayer plan of every option of every gene."""
-        return tuple(
-            tuple(self._sublayer(gene, option) for option in _options(gene)) for gene in self.genes
-        )
+        return tuple(tuple(self._sublayer(gene, option) for option in _options(gene)) for gene in self.genes)
 
     def _sublayer(self, gene: Gene, option: int) -> SublayerPlan:
         rest = {k: v for k, v in self.full.at(gene.block, gene.kind).settings if k != gene.setting}
@@ -51,7 +64,7 @@ class SublayerSpace:
         for gene, options, index in zip(self.genes, self._options, indices, strict=True):
             if not 0 <= index < len(options):
                 raise SpaceError(f"{gene.name}={index} is outside its options 0..{len(options) - 1}")
-            sublayers[2 * gene.block + (gene.kind == "ffn")] = options[index]
+            sublayers[_position(gene)] = options[index]
         return Plan(tuple(sublayers))
 
     @cached_property
@@ -59,11 +72,9 @@ class SublayerSpace:
         return {m: self._table(model, m) for model in self.costs for m in model.base}
 
     def _table(self, model: CostModel, metric: str) -> CostTable:
-        touched = {2 * g.block + (g.kind == "ffn") for g in self.genes}
-        fixed = (s for i, s in enumerate(self.full.sublayers) if i not in touched)
-        base = model.base[metric] + sum(
-            model.sublayer(i // 2, s)[metric] for i, s in enumerate(fixed)
-        )
+        touched = {_position(g) for g in self.genes}
+        fixed = [(i // 2, s) for i, s in enumerate(self.full.sublayers) if i not in touched]
+        base = model.base[metric] + sum(model.sublayer(block, s)[metric] for block, s in fixed)
         rows = (
             tuple(model.sublayer(gene.block, option)[metric] for option in options)
             for gene, options in zip(self.genes, self._options, strict=True)
@@ -100,39 +111,71 @@ class SublayerSpace:
         At most as many steps as there are options in the space.
         """
         self.check(constraints)
-        values = list(candidate.indices())
-        tables = [self._tables[c.metric] for c in constraints]
-        totals = [t.total(values) for t in tables]
+        walk = _Walk(list(candidate.indices()), constraints, [self._tables[c.metric] for c in constraints])
         lowered: list[int] = []
-        while any(c.violation({c.metric: x}) for c, x in zip(constraints, totals, strict=True)):
-            useful = self._useful(values, constraints, tables, totals)
-            gene = useful[int(rng.integers(len(useful)))]
-            values[gene] -= 1
+        while broken := walk.broken():
+            useful = walk.useful(broken)
+            gene = int(useful[int(rng.integers(len(useful)))])
+            walk.move(gene, -1)
             lowered.append(gene)
-            totals = [t.total(values) for t in tables]
         for gene in rng.permutation(lowered).tolist():
-            values[gene] += 1
-            raised = [t.total(values) for t in tables]
-            if any(c.violation({c.metric: x}) for c, x in zip(constraints, raised, strict=True)):
-                values[gene] -= 1
-        return Candidate(tuple(values))
-
-    def _useful(
-        self,
-        values: Sequence[int],
-        constraints: Sequence[Constraint],
-        tables: Sequence[CostTable],
-        totals: Sequence[float],
-    ) -> list[int]:
-        """Genes whose next lower option lessens a violated cost; else any that can be lowered at all."""
-        broken = [t for c, t, x in zip(constraints, tables, totals, strict=True) if c.violation({c.metric: x})]
-        lowerable = [g for g, v in enumerate(values) if v > 0]
-        useful = [g for g in lowerable if any(t.entries[g][values[g] - 1] < t.entries[g][values[g]] for t in broken)]
-        return useful or lowerable
+            walk.move(gene, 1)
+            if walk.broken():
+                walk.move(gene, -1)
+        return Candidate(tuple(walk.values))
 
     def digest(self) -> str:
         """Identifies genes, options and the full plan."""
         return digest([(g.name, list(_options(g))) for g in self.genes], self.full.to_json())
+
+
+class _Walk:
+    """Option indices on their way down or up, with the constrained costs kept up to date step by step."""
+
+    def __init__(
+        self, values: list[int], constraints: Sequence[Constraint], tables: Sequence[CostTable]
+    ) -> None:
+        self.values = values
+        self._constraints = constraints
+        self._tables = tables
+        self._totals = [t.total(values) for t in tables]
+        # what lowering each gene by one option would save, per constraint
+        self._savings = [np.array([_saving(t, g, v) for g, v in enumerate(values)]) for t in tables]
+
+    def move(self, gene: int, step: int) -> None:
+        """Move one gene by one option up (1) or down (-1)."""
+        value = self.values[gene] = self.values[gene] + step
+        for number, table in enumerate(self._tables):
+            row = table.entries[gene]
+            self._totals[number] += row[value] - row[value - step]
+            self._savings[number][gene] = _saving(table, gene, value)
+
+    def broken(self) -> list[int]:
+        """Which constraints do not hold; sums are made afresh before saying that all do."""
+        found = self._violated()
+        if not found:
+            self._totals = [t.total(self.values) for t in self._tables]
+            found = self._violated()
+        return found
+
+    def _violated(self) -> list[int]:
+        pairs = zip(self._constraints, self._totals, strict=True)
+        return [i for i, (c, total) in enumerate(pairs) if c.violation({c.metric: total})]
+
+    def useful(self, broken: Sequence[int]) -> NDArray[np.intp]:
+        """Genes whose next lower option lessens a broken cost; else any that can be lowered at all."""
+        found = np.flatnonzero(np.max([self._savings[i] for i in broken], axis=0) > 0)
+        return found if len(found) else np.flatnonzero(self.values)
+
+
+def _saving(table: CostTable, gene: int, value: int) -> float:
+    row = table.entries[gene]
+    return row[value] - row[value - 1] if value else 0.0
+
+
+def _position(gene: Gene) -> int:
+    """Where the gene's sublayer stands in a plan."""
+    return 2 * gene.block + KINDS.index(gene.kind)
 
 
 def _options(gene: Gene) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _why_not(config: pytest.Config, marks: set[str]) -> str:
+    if "real" in marks and not _real_data().is_dir():
+        return "no real data: name their folder in AUTOPRUNE_REAL_DATA"
     if "slow" in marks and not config.getoption("--slow"):
         return "slow; run with --slow"
     if "ray" in marks and find_spec("ray") is None:
@@ -31,6 +34,12 @@ def _why_not(config: pytest.Config, marks: set[str]) -> str:
     if "gpu" in marks and not _has_gpu():
         return "there is no CUDA device"
     return ""
+
+
+def _real_data() -> Path:
+    """Trained models and corpora, beside the checkout unless the environment says where."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("AUTOPRUNE_REAL_DATA") or beside)
 
 
 def _has_gpu() -> bool:
@@ -43,3 +52,18 @@ def _has_gpu() -> bool:
 def root() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of trained models and corpora; for tests marked `real`."""
+    return _real_data()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def artifact_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An artifact cache of the tests' own, for child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("AUTOPRUNE_CACHE", str(folder))
+        yield folder

@@ -1,7 +1,8 @@
 """`autoprune bench sharing`: block runs and time of prefix-shared batches against one plan at a time.
 
-Three batches on the same windows: single-site changes of the dense plan (a sensitivity pass), level switches around one
-parent (an evopress generation), and generations of nsga2. Times are processor seconds of one thread, both ways interleaved.
+Three batches on the same windows: single-site changes of the dense plan (a sensitivity pass), level switches around
+one parent (an evopress generation), and generations of nsga2. Times are processor seconds of one thread, both ways
+interleaved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`autoprune bench targets`: latency targets, found under a constraint and measured end to end.
 
-One run at `constraints={decode: 0.6x}`, one at `{prefill: 0.6x}` and one at `{params: 0.5x}`; `best/` of each is compared
-with dense in one interleaved measurement: ratios of medians, paired round by round, with 95 % intervals.
+One run at `constraints={decode: 0.6x}`, one at `{prefill: 0.6x}` and one at `{params: 0.5x}`; `best/` of each is
+compared with dense in one interleaved measurement: ratios paired round by round, with 95 % intervals.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from autoprune.errors import UnsupportedModelError, nearest
 from autoprune.zoo import built_in, folder_of
+
+WANTED = "name a built-in model, the folder of a transformers causal language model, or a hub id OWNER/NAME"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Loaded:
 def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
 
-    Raises UnsupportedModelError when it does not exist, cannot be read, or is not a causal language model.
+    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, or is not a causal language model.
     """
     source = _resolve(name)
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -39,15 +42,32 @@ def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
     hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds: all mean that this checkpoint cannot be used
-        raise UnsupportedModelError(f"model={name} cannot be loaded: {_first_line(error)}") from error
+        raise UnsupportedModelError(f"model={name} cannot be loaded: {_first_line(error)}; {WANTED}") from error
+    model, report = found
+    _check_complete(name, report)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     model.checkpoint_dtype = dtype
     model.eval().requires_grad_(False)
     return Loaded(name, source, model, _tokenizer(source), dtype, _digest(source, model))
+
+
+def _check_complete(name: str, report: dict[str, Any]) -> None:
+    """Transformers fills what a checkpoint lacks with random numbers; here that is an error."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UnsupportedModelError(f"model={name} lacks {len(missing)} of its tensors, the first is {missing[0]}")
+    wrong = sorted(tuple(m)[0] for m in report["mismatched_keys"])
+    if wrong:
+        raise UnsupportedModelError(f"model={name}: {wrong[0]} does not have the size that config.json says")
 
 
 def _resolve(name: str) -> str:
@@ -56,10 +76,11 @@ def _resolve(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UnsupportedModelError(f"model={name} holds no config.json; name a transformers checkpoint folder")
+            raise UnsupportedModelError(f"model={name} holds no config.json; {WANTED}")
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UnsupportedModelError(f"model={name} is not a folder" + nearest(name, built_in()))
+        hint = nearest(name, built_in()) if built_in() else ""
+        raise UnsupportedModelError(f"model={name} does not exist; {WANTED}" + hint)
     return name
 
 
@@ -73,11 +94,14 @@ def _tokenizer(source: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def _digest(source: str, model: Any) -> str:
-    whole = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    config.pop("_name_or_path", None)  # a model that moves stays the same
+    whole = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     folder = Path(source)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     for file in files:

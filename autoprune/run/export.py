@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from autoprune.export.roundtrip import RoundTrip
     from autoprune.run.pipeline import Run
 
-SHOWN = ("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio")
-SHOWN += ("kl_test", "perplexity_test")
+SHOWN = (
+    *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio"),
+    *("kl_test", "perplexity_test"),
+)
 TOKENS = 48  # length of the round trip's probe
 
 
@@ -57,6 +59,8 @@ def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -
         match = frame[frame["key"].str.startswith(key)]
         if not len(match):
             raise SettingError(f"--key {key} is not on the leaderboard; keys: {', '.join(frame['key'])}")
+        if match["key"].nunique() > 1:
+            raise SettingError(f"--key {key} fits several plans: {', '.join(match['key'].unique())}")
         return match.iloc[0]
     metric, text = next((m, t) for m, t in bounds.items() if t is not None)
     column = f"{metric}_ratio"

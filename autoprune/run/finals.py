@@ -43,7 +43,9 @@ class Scorer:
         self._ledger = ledger
         self._space = space
 
-    def score(self, candidates: Sequence[Candidate], fidelity: Fidelity, step: Step) -> dict[str, dict[str, float]]:
+    def score(
+        self, candidates: Sequence[Candidate], fidelity: Fidelity, step: Step
+    ) -> dict[str, dict[str, float]]:
         """Metrics by plan key; plans that fail are absent (and noted as an event)."""
         known = self._ledger.finals(fidelity)
         plans = {p.key: p for p in map(self._space.decode, candidates)}
@@ -111,9 +113,7 @@ def front_of(
     rated = [c for c in candidates if space.decode(c).key in scores]
     quality = quality_metric(objectives)
     costs = [o.metric for o in objectives if o.metric not in QUALITY] or ["params"]
-    points = [
-        [*(space.cost(c)[m] for m in costs), scores[space.decode(c).key][quality]] for c in rated
-    ]
+    points = [[*(space.cost(c)[m] for m in costs), scores[space.decode(c).key][quality]] for c in rated]
     return [rated[i] for i in thin(non_dominated(points), [p[0] for p in points], limit)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import LedgerError, SettingError
-from autoprune.ledger import FILE, Ledger
+from autoprune.ledger import FILE, Ledger, holds_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,8 +19,10 @@ ENVIRONMENT = "environment.json"
 
 def claim(folder: Path) -> None:
     """Make the folder; raises when a run lives there already or it cannot be written."""
-    if (folder / FILE).exists():
-        raise LedgerError(f"out={folder} holds a run already; use `autoprune resume {folder}` or another out=")
+    if holds_run(folder / FILE):
+        raise LedgerError(
+            f"out={folder} holds a run already; use `autoprune resume {folder}` or another out="
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -70,7 +72,10 @@ def open_ledger(folder: Path) -> Ledger:
 def command_of(folder: Path) -> str:
     """The command that started the run."""
     path = folder / ENVIRONMENT
-    return str(json.loads(path.read_text()).get("command", "")) if path.is_file() else ""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["command"]) if path.is_file() else ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(f"{path} cannot be read: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -27,14 +27,17 @@ def workload(parts: Parts) -> Workload:
     from autoprune.hardware.workload import Workload
 
     latency = parts.cfg.latency
-    return Workload(
-        batch=int(latency.batch),
-        prefill_tokens=int(latency.prefill_tokens),
-        context=int(latency.context),
-        decode_steps=int(latency.decode_steps),
-        threads=int(parts.cfg.threads),
-        rounds=int(latency.rounds),
-    )
+    try:
+        return Workload(
+            batch=int(latency.batch),
+            prefill_tokens=int(latency.prefill_tokens),
+            context=int(latency.context),
+            decode_steps=int(latency.decode_steps),
+            threads=int(parts.cfg.threads),
+            rounds=int(latency.rounds),
+        )
+    except SettingError as error:
+        raise SettingError(str(error).replace("workload.", "latency.", 1)) from error
 
 
 def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTable | None:

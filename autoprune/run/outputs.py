@@ -24,6 +24,7 @@ RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops
 RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
 BEST_AT = 0.5  # params ratio of best/ when there are no constraints
 FACTS = "facts.json"
+NOTHING = "The search ended before it had evaluated a plan: the front is empty."
 
 
 def write_outputs(run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]) -> None:
@@ -41,7 +42,7 @@ def rows(
     run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]
 ) -> pd.DataFrame:
     """One row per entry, in the leaderboard's columns."""
-    search = ledger.to_frame()
+    search = _searched(ledger)
     fitness = _fitness(search)
     done = {"tokens": ledger.tokens(), "evaluations": int((search["origin"] == "evaluated").sum())}
     dense = run.space.cost(run.space.dense)
@@ -60,6 +61,12 @@ def rows(
         row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")
         found.append(row)
     return pd.DataFrame(found).reindex(columns=leaderboard.COLUMNS)
+
+
+def _searched(ledger: Ledger) -> pd.DataFrame:
+    """The search's results; the columns are there even when it ended before the first one."""
+    frame = ledger.to_frame()
+    return frame if len(frame) else pd.DataFrame(columns=["key", "status", "origin", "start", "stop"])
 
 
 def _times(measured: Measured | None) -> dict[str, float | None]:
@@ -94,7 +101,7 @@ def _method(run: Run) -> str:
 
 
 def _facts(run: Run, ledger: Ledger) -> RunFacts:
-    search, telemetry = ledger.to_frame(), ledger.telemetry()
+    search, telemetry = _searched(ledger), ledger.telemetry()
     cfg = run.cfg
     counts = {s: run.parts.corpus.count(s) for s in Split if s is not Split.TRAIN}
     return RunFacts(
@@ -115,7 +122,7 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         command=folder.command_of(run.path),
         finished=True,
         latency_error=dict(run.table.error) if run.table is not None and run.table.error else None,
-        notes=(),
+        notes=() if len(search) else (NOTHING,),
         splits={s.value: f"{n} windows of {int(cfg.window)} tokens" for s, n in counts.items()},
     )
 

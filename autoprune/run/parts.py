@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus, open_corpus
-from autoprune.errors import DataError, SettingError, nearest
+from autoprune.errors import AutopruneError, DataError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, LogitEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Constraint, Objective, Split, parse_constraint
 from autoprune.pruning.nested import NestedLadders, build_nested
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import KINDS, CostModel, Plan, Space, SublayerPlan
+from autoprune.space import KINDS, Candidate, CostModel, Plan, Space
 from autoprune.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         folder = build_nested(adapter, loaded.digest, windows, int(cfg.sequences), cache, step)
     ladders = NestedLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
-    evaluators = tuple(_instantiate(cfg.evaluator[name]) for name in cfg.evaluator)
+    evaluators = tuple(instantiate(cfg.evaluator[name]) for name in cfg.evaluator)
     return Parts(
         cfg, cache, loaded, adapter, corpus, folder, ladders, supernet, _space_part(cfg), evaluators
     )
@@ -148,7 +148,7 @@ def constraints(cfg: DictConfig, space: Space) -> tuple[Constraint, ...]:
 
     dense = space.cost(space.dense)
     found = tuple(parse_constraint(str(m), v, dense) for m, v in cfg.constraints.items())
-    smallest = type(space.dense)(tuple(0 for _ in space.genes))
+    smallest = Candidate(tuple(0 for _ in space.genes))
     space.repair(smallest, found, np.random.default_rng(0))  # raises InfeasibleError at once
     return found
 
@@ -159,18 +159,13 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEv
     return [e for e in parts.evaluators if metrics & set(e.metrics)]
 
 
-def ladder_weights(parts: Parts) -> Callable[[int, SublayerPlan], Mapping[str, Tensor]]:
-    """The weights a plan's sublayers run with."""
-    return parts.ladders.weights
-
-
 def _space_part(cfg: DictConfig) -> SpacePart:
     if len(cfg.space) != 1:
         raise SettingError(f"space={list(cfg.space)}: this version searches one group at a time; allowed: structured")
-    return _instantiate(cfg.space[next(iter(cfg.space))])  # type: ignore[no-any-return]
+    return instantiate(cfg.space[next(iter(cfg.space))])  # type: ignore[no-any-return]
 
 
-def _instantiate(node: Any, *args: Any) -> Any:
+def instantiate(node: Any, *args: Any) -> Any:
     """Hydra's instantiate with a user's mistakes told as such."""
     import hydra
     from hydra.errors import InstantiationException
@@ -179,13 +174,8 @@ def _instantiate(node: Any, *args: Any) -> Any:
         return hydra.utils.instantiate(node, *args, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        from autoprune.errors import AutopruneError
-
         if isinstance(cause, AutopruneError):
             raise cause from error
         if isinstance(cause, TypeError):
             raise SettingError(f"{node.get('_target_')}: {cause}") from error
         raise
-
-
-instantiate = _instantiate

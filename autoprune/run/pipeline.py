@@ -57,7 +57,8 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
     path = Path(str(cfg.out)).absolute()
     folder.claim(path)
     run = _open(cfg, path, progress)
-    seconds = _check(run)
+    _check_budget(run)
+    seconds = _check_dense(run)
     size = estimate(run.parts, seconds, path)
     progress.say(
         f"self-check passed; about {size.seconds:.0f} s and {size.bytes / 1e6:.0f} MB for {size.tokens:,} tokens"
@@ -91,15 +92,29 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
+    with progress.stage("self-check"):  # before anything is measured
+        check_stream(parts)
     table = latency_table(parts, path / folder.LATENCY, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)
     return Run(path, cfg, parts, table, space, wanted, constraints(cfg, space), progress)
 
 
-def _check(run: Run) -> float:
+def _check_budget(run: Run) -> None:
+    """Raise SettingError when the tokens do not pay for the first evaluation that the searcher asks for."""
+    searcher = _searcher(run)
+    for proposal in searcher.ask(searcher.batch):
+        count = proposal.fidelity.count
+        if count * int(run.cfg.window) > int(run.cfg.tokens):
+            raise SettingError(
+                f"tokens={run.cfg.tokens:g} pays for no evaluation: the search starts with {count} windows of "
+                f"{run.cfg.window} tokens; give at least tokens={count * int(run.cfg.window)}"
+            )
+        break
+
+
+def _check_dense(run: Run) -> float:
     with run.progress.stage("self-check"):
-        check_stream(run.parts)
         evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
         return check_dense(run.parts, evaluation, run.parts.corpus.count(Split.FITNESS))
 

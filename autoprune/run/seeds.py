@@ -26,7 +26,9 @@ def seed_candidates(
     for constraint in constraints:
         found += uniform_candidates(space, constraint.bound / dense[constraint.metric], constraint.metric)
         if constraint.metric in LATENCIES:
-            found += [dropped(space, constraints, np.random.default_rng([seed, 7, i])) for i in range(DROPPED)]
+            found += [
+                dropped(space, constraints, np.random.default_rng([seed, 7, i])) for i in range(DROPPED)
+            ]
     fitting = [c for c in found if not any(k.violation(space.cost(c)) for k in constraints)]
     return tuple(dict.fromkeys(fitting))
 

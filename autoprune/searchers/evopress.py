@@ -20,8 +20,8 @@ class EvoPress:
 
     offspring: children a generation; survivors: how many pass each stage, the last one becomes the parent;
     windows: fitness windows of each stage, drawn afresh for every generation and stage; swaps: a child makes
-    min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another by one of equal cost.
-    The parent joins the last stage. One objective besides the constraint is searched: quality at the budget.
+    min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another by one of equal
+    cost. The parent joins the last stage. One objective besides the constraint is searched: quality at the budget.
     """
 
     def __init__(
@@ -29,11 +29,13 @@ class EvoPress:
         problem: Problem,
         offspring: int = 24,
         survivors: Sequence[int] = (6, 2, 1),
-        windows: Sequence[int] = (8, 16, 32),
+        windows: Sequence[int] = (2, 8, 16),
         swaps: int = 3,
         generations: int | None = None,
     ) -> None:
         _check(problem, offspring, survivors, windows, swaps)
+        if generations is not None and generations < 1:
+            raise SettingError(f"search.generations={generations} must be at least 1, or null")
         self.problem = problem
         self.batch = offspring
         self._sizes = problem.sizes("evopress")
@@ -70,21 +72,26 @@ class EvoPress:
         return proposals
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Keep the best of the stage; failures rank last."""
+        """Keep the best of the stage; failures drop out, and a generation without survivors leaves the parent."""
         self._waiting = False
-        ranked = sorted((self._rank(r), i) for i, r in enumerate(results))
+        ranked = sorted((self.problem.values(r)[0], i) for i, r in enumerate(results) if r.ok)
         best = [results[i].proposal.candidate for _, i in ranked]
         if self._stage < 0:
-            self._parents = best[:1]
+            self._parents = best[:1] or self._pool[:1]
             self._breed()
+            self._join()
             return
         self._pool = best[: self._survivors[self._stage]]
         self._stage += 1
-        if self._stage == len(self._windows):
-            self._parents = self._pool[:1]
+        if self._stage == len(self._windows) or not self._pool:
+            self._parents = self._pool or self._parents
             self._generation += 1
             self._breed()
-        elif self._stage == len(self._windows) - 1 and self.parent not in self._pool:
+        self._join()
+
+    def _join(self) -> None:
+        """The parent enters the last stage: it is replaced only by who beats it on the same windows."""
+        if self._pool and self._stage == len(self._windows) - 1 and self.parent not in self._pool:
             self._pool.append(self.parent)
 
     def _start(self) -> list[Candidate]:
@@ -123,7 +130,11 @@ class EvoPress:
         """Two sites of a kind trade their options: the published move of depth pruning, for unequal options."""
         values = list(candidate.indices())
         gene = int(rng.integers(len(values)))
-        others = [g for g in self._partners[gene] if values[g] != values[gene] and self._sizes[g] == self._sizes[gene]]
+        others = [
+            g
+            for g in self._partners[gene]
+            if values[g] != values[gene] and self._sizes[g] == self._sizes[gene]
+        ]
         if others:
             other = others[int(rng.integers(len(others)))]
             values[gene], values[other] = values[other], values[gene]
@@ -149,9 +160,6 @@ class EvoPress:
         rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
         start = int(rng.integers(slots)) * count
         return Fidelity(Split.FITNESS, (start, start + count))
-
-    def _rank(self, result: Result) -> float:
-        return self.problem.values(result)[0] if result.ok else float("inf")
 
 
 def _partners(problem: Problem) -> list[list[int]]:
@@ -186,14 +194,18 @@ def _check(
     problem: Problem, offspring: int, survivors: Sequence[int], windows: Sequence[int], swaps: int
 ) -> None:
     if not problem.constraints:
-        raise SettingError("search=evopress works at one budget: set for example constraints='{params: 0.6x}'")
+        raise SettingError(
+            "search=evopress works at one budget: set for example constraints='{params: 0.6x}'"
+        )
     if len(survivors) != len(windows) or not survivors or survivors[-1] != 1:
         raise SettingError(
             f"search.survivors={list(survivors)} and search.windows={list(windows)} need equal lengths, and a last "
             "survivor of 1"
         )
     if list(survivors) != sorted(survivors, reverse=True) or survivors[0] > offspring or offspring < 1:
-        raise SettingError(f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}")
+        raise SettingError(
+            f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}"
+        )
     if swaps < 1:
         raise SettingError(f"search.swaps={swaps} must be at least 1")
     for count in windows:

@@ -13,7 +13,7 @@ from autoprune.objective import Proposal, Result
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
 
-BAD = 1e9  # objective value of a failed or infeasible candidate
+BAD = 1e30  # objective value of a failed or infeasible candidate
 FLOOR = 1e-9  # below this a metric's logarithm says nothing
 
 
@@ -41,6 +41,10 @@ class NSGA2:
             raise SettingError(f"search.population={population} must be at least 4")
         if not 0.0 <= crossover <= 1.0:
             raise SettingError(f"search.crossover={crossover} is not between 0 and 1")
+        if not 0.0 <= smallest <= 1.0:
+            raise SettingError(f"search.smallest={smallest} is not between 0 and 1")
+        if mutation is not None and mutation < 0.0:
+            raise SettingError(f"search.mutation={mutation} must not be negative, or null")
         self.problem = problem
         self.batch = population
         self._sizes = problem.sizes("nsga2")
@@ -51,32 +55,37 @@ class NSGA2:
         self._next = 0
         self._steps = 0
         self._asked: Any = None
+        self._exhausted = False
         self._algorithm = self._build(population, crossover, 2.0 if mutation is None else mutation)
 
     @property
     def finished(self) -> bool:
-        """Never by itself: a budget stops it."""
-        return False
+        """True when variation found no candidate that is not in the population already."""
+        return self._exhausted
 
     def ask(self, n: int) -> list[Proposal]:
         """A whole generation, whatever n is: it is ranked as one."""
-        if self._asked is not None:
+        if self._asked is not None or self._exhausted:
             return []
         self._asked = self._algorithm.ask()
+        if self._asked is None:
+            self._exhausted = True
+            return []
         rows = self._asked.get("X").astype(int)
         proposals = [
-            Proposal(self._next + i, Candidate(tuple(row.tolist())), self._fidelity) for i, row in enumerate(rows)
+            Proposal(self._next + i, Candidate(tuple(row.tolist())), self._fidelity)
+            for i, row in enumerate(rows)
         ]
         self._next += len(proposals)
         return proposals
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Objective values of the generation, in proposal order."""
-        values = np.array([self._values(r) for r in results])
-        self._asked.set("F", values)
-        for individual in self._asked:
+        """Objective values of the generation or of its first part, in proposal order."""
+        told = self._asked[: len(results)]
+        told.set("F", np.array([self._values(r) for r in results]))
+        for individual in told:
             individual.evaluated.update({"F"})
-        self._algorithm.tell(infills=self._asked)
+        self._algorithm.tell(infills=told)
         self._asked = None
 
     def _values(self, result: Result) -> list[float]:
@@ -93,7 +102,9 @@ class NSGA2:
         from autoprune.searchers.operators import DepthCrossover, SpaceRepair, StepMutation
 
         upper = self._sizes - 1
-        target = PymooProblem(n_var=len(upper), n_obj=len(self.problem.objectives), xl=0 * upper, xu=upper, vtype=int)
+        target = PymooProblem(
+            n_var=len(upper), n_obj=len(self.problem.objectives), xl=0 * upper, xu=upper, vtype=int
+        )
         algorithm = PymooNSGA2(
             pop_size=population,
             sampling=self._first(population),

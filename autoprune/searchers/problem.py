@@ -33,7 +33,9 @@ class Problem:
     def fidelity(self, windows: int, setting: str) -> Fidelity:
         """The first `windows` fitness windows; raises SettingError when there are not as many."""
         if not 1 <= windows <= self.windows:
-            raise SettingError(f"{setting}={windows} is not between 1 and the {self.windows} fitness windows there are")
+            raise SettingError(
+                f"{setting}={windows} is not between 1 and the {self.windows} fitness windows there are"
+            )
         return Fidelity(Split.FITNESS, (0, windows))
 
     def values(self, result: Result) -> list[float]:
@@ -47,7 +49,11 @@ def step_rng(seed: int, step: int) -> np.random.Generator:
 
 
 def fill(
-    space: Space, candidate: Candidate, genes: Sequence[int], constraints: Sequence[Constraint], rng: np.random.Generator
+    space: Space,
+    candidate: Candidate,
+    genes: Sequence[int],
+    constraints: Sequence[Constraint],
+    rng: np.random.Generator,
 ) -> Candidate:
     """Raise random genes among `genes`, one option at a time, while every constraint holds; bounded by the options."""
     open_genes = list(genes)

@@ -151,8 +151,12 @@ def demo(out: str | Path) -> Front:
     cfg = compose([*DEMO, f"out={out}"])
     front = run_config(cfg, f"autoprune demo --out {out}")
     print("\nThree things to try:")
-    print(f"  autoprune export {out} --params 0.6x --to smaller       # a checkpoint that loads with transformers")
-    print("  autoprune model=docs-llama constraints='{decode: 0.6x}' objectives='[kl,decode]' out=results/faster")
+    print(
+        f"  autoprune export {out} --params 0.6x --to smaller       # a checkpoint that loads with transformers"
+    )
+    print(
+        "  autoprune model=docs-llama constraints='{decode: 0.6x}' objectives='[kl,decode]' out=results/faster"
+    )
     print("  autoprune model=FOLDER data=TEXT_FILE tokens=2e6        # your own model and text")
     return front
 
@@ -193,7 +197,9 @@ def list_parts() -> str:
 
     lines = [f"model      {', '.join(built_in())}"]
     for group in ("space", "search", "evaluator", "executor"):
-        names = sorted(p.name[:-5] for p in (files("autoprune.conf") / group).iterdir() if p.name.endswith(".yaml"))
+        names = sorted(
+            p.name[:-5] for p in (files("autoprune.conf") / group).iterdir() if p.name.endswith(".yaml")
+        )
         lines.append(f"{group:<10} {', '.join(names)}")
     return "\n".join(lines)
 

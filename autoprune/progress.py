@@ -63,7 +63,9 @@ class Progress:
             self._bars.remove_task(task)
 
     @contextmanager
-    def search(self, tokens: int, objectives: Sequence[Objective], dense: dict[str, float]) -> Iterator[SearchBar]:
+    def search(
+        self, tokens: int, objectives: Sequence[Objective], dense: dict[str, float]
+    ) -> Iterator[SearchBar]:
         """The search's bar."""
         task = self._bars.add_task("searching", total=tokens, note="")
 

@@ -164,7 +164,7 @@ class Study:
     def _check_replay(self, recorded: Sequence[Proposal], again: Sequence[Proposal], batch: int) -> None:
         for old, new in zip_longest(recorded, again):
             if old != new:
-                number = (old or new).id
+                number = min(p.id for p in (old, new) if p is not None)
                 raise LedgerError(
                     f"replay of phase {self.phase.number} diverges at proposal {number} (batch {batch}): the searcher "
                     "proposes something else now (a library or setting changed); use resume --fork NEW"

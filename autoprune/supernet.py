@@ -52,9 +52,9 @@ class Supernet:
         room = max(1, self.memory_bytes // max(1, start.hidden.nbytes))
         kept: dict[int, State] = {0: start}  # depth -> state before that sublayer, on the current path
         for position, index in enumerate(order):
-            state = self._descend(plans[index], kept, _branches(shared, position), room)
+            branches = _branches(shared, position)
             self.telemetry.naive_runs += sum(not s.gone for s in plans[index].sublayers)
-            visit(index, self.adapter.head(state))
+            visit(index, self.adapter.head(self._descend(plans[index], kept, branches, room)))
             for depth in [d for d in kept if d > shared[position]]:
                 del kept[depth]
 

@@ -60,6 +60,6 @@ def _grid_size(ffn: int, multiple: int) -> int:
 def _thinned(ffn: int, multiple: int, wanted: int) -> int:
     """The largest whole number of `multiple`s whose grid still has the wanted number of options."""
     step = multiple
-    while _grid_size(ffn, step + multiple) >= wanted:
+    while step < ffn and _grid_size(ffn, step + multiple) >= wanted:
         step += multiple
     return step

@@ -2,7 +2,7 @@
 
 Three batches on the same windows: single-site changes of the dense plan (a sensitivity pass), level switches around
 one parent (an evopress generation), and generations of nsga2. Times are processor seconds of one thread, both ways
-interleaved.
+interleaved. Also what switching plans costs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> None:
     }
     lines = ["| batch | plans | block runs of naive | time of naive |", "|---|---|---|---|"]
     lines += [_line(name, groups, evaluation) for name, groups in batches.items()]
-    table = "\n".join(lines)
+    table = "\n".join([*lines, "", _switching(parts, space, evaluation)])
     print(table)
     target = Path(options.to)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,9 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="autoprune bench sharing", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="autoprune bench sharing", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
     parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
     parser.add_argument("--to", default="results/bench/sharing.md", help="the table")
@@ -115,3 +117,20 @@ def _times(plans: Sequence[Plan], evaluation: Evaluation, fidelity: Fidelity) ->
     for plan in plans:
         evaluation.evaluate([plan], fidelity)
     return middle - start, time.thread_time() - middle
+
+
+def _switching(parts: Parts, space: Space, evaluation: Evaluation) -> str:
+    """Time to point at the weights of plans never seen before, against the time of evaluating them."""
+    from autoprune.pruning.nested import NestedLadders
+
+    plans = sensitivity(space)
+    fresh = NestedLadders(parts.adapter, parts.ladder_folder)
+    start = time.thread_time()
+    for plan in plans:
+        for index, sublayer in enumerate(plan.sublayers):
+            if not sublayer.gone:
+                fresh.weights(index // 2, sublayer)
+    middle = time.thread_time()
+    evaluation.evaluate(plans, Fidelity(Split.FITNESS, (0, WINDOWS)))
+    share = (middle - start) / (time.thread_time() - middle)
+    return f"Switching to a plan takes {share:.3%} of evaluating it on {WINDOWS} windows."

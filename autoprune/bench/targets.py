@@ -33,7 +33,9 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="autoprune bench targets", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="autoprune bench targets", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
     parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
     parser.add_argument("--tokens", type=float, default=1e6, help="tokens of each run")

@@ -55,7 +55,7 @@ def load_settings(folder: Path, trust: bool) -> DictConfig:
     try:
         cfg = OmegaConf.load(path)
     except Exception as error:  # YAML and OmegaConf raise kinds of their own
-        raise LedgerError(f"{path} cannot be read: {error}") from error
+        raise LedgerError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
         raise LedgerError(f"{path} holds no settings")
     if not trust:

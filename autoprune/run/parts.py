@@ -115,7 +115,10 @@ def calibration_windows(cfg: DictConfig, corpus: Corpus) -> int:
     count = max(1, int(cfg.calibration.tokens) // int(cfg.window))
     if count > corpus.count(Split.CALIBRATION):
         have = corpus.count(Split.CALIBRATION) * int(cfg.window)
-        raise DataError(f"calibration.tokens={cfg.calibration.tokens} but the calibration split has {have} tokens")
+        raise DataError(
+            f"calibration.tokens={cfg.calibration.tokens} but the calibration split has {have} tokens; "
+            "ask for fewer or give more text"
+        )
     return count
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -102,15 +102,18 @@ class EvoPress:
 
     def _breed(self) -> None:
         self._stage = 0
+        self._pool = self._children(self._child) or self._children(self._across)
+
+    def _children(self, make: Callable[[np.random.Generator], Candidate | None]) -> list[Candidate]:
         children: dict[Candidate, None] = {}
         for _ in range(self.batch * TRIES):
             self._step += 1
-            child = self._child(step_rng(self.problem.seed, self._step))
+            child = make(step_rng(self.problem.seed, self._step))
             if child is not None and child != self.parent:
                 children.setdefault(child)
             if len(children) == self.batch:
                 break
-        self._pool = list(children)
+        return list(children)
 
     def _child(self, rng: np.random.Generator) -> Candidate | None:
         """The parent after a few level switches, within the constraints; None when no switch was possible."""
@@ -125,6 +128,18 @@ class EvoPress:
         if repaired == child:
             return child
         return fill(self.problem.space, repaired, range(len(self._sizes)), self.problem.constraints, rng)
+
+    def _across(self, rng: np.random.Generator) -> Candidate | None:
+        """One site lowered and the room filled elsewhere: for a parent whose kinds are all full or empty."""
+        values = self.parent.indices()
+        lowerable = [g for g, v in enumerate(values) if v > 0]
+        if not lowerable:
+            return None
+        down = lowerable[int(rng.integers(len(lowerable)))]
+        lowered = self.parent.with_value(down, int(rng.integers(values[down])))
+        others = [g for g in range(len(values)) if g != down]
+        child = fill(self.problem.space, lowered, others, self.problem.constraints, rng)
+        return None if child == lowered else child
 
     def _exchange(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         """Two sites of a kind trade their options: the published move of depth pruning, for unequal options."""
@@ -155,7 +170,7 @@ class EvoPress:
 
     def _fidelity(self) -> Fidelity:
         """Windows of the stage; which ones depends on seed, generation and stage only."""
-        count = self._windows[max(self._stage, 0)] if self._stage >= 0 else self._windows[-1]
+        count = self._windows[self._stage]  # choosing among the seeds, -1, is as careful as the last stage
         slots = self.problem.windows // count
         rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
         start = int(rng.integers(slots)) * count

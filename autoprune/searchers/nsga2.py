@@ -30,8 +30,8 @@ class NSGA2:
     def __init__(
         self,
         problem: Problem,
-        population: int = 32,
-        windows: int = 8,
+        population: int = 64,
+        windows: int = 4,
         crossover: float = 0.9,
         mutation: float | None = None,
         smallest: float = 0.3,

@@ -49,9 +49,8 @@ class StepMutation(Mutation):  # type: ignore[misc]
         draw = rng.random()
         if draw < 0.1:
             row[gene] = rng.integers(0, upper[gene] + 1)
-        elif (
-            draw < 0.35 and upper[gene] == upper[other]
-        ):  # trade places, as depth pruning does with whole sublayers
+        elif draw < 0.35 and upper[gene] == upper[other]:
+            # trade places, as depth pruning does with whole sublayers
             row[gene], row[other] = row[other], row[gene]
         else:
             step = 1 if rng.random() < 0.5 else -1

@@ -16,6 +16,7 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from autoprune.errors import DataError
@@ -61,15 +62,18 @@ def read_split(wanted: Split) -> list[Document]:
 
     Raises DataError when the standard library's sources are not on disk (a zipped installation).
     """
-    seen: set[bytes] = set()
-    for split in HELD_OUT_FIRST:
-        documents = [_without_repeats(d, seen) for d in _documents(split)]
-        if split is wanted:
-            kept = [d for d in documents if d.text]
-            if not kept:
-                raise DataError("data=docs: this installation carries no library sources to read; name a text file")
-            return kept
-    raise AssertionError(wanted)
+    kept = [d for d in _read(HELD_OUT_FIRST.index(wanted))[0] if d.text]
+    if not kept:
+        raise DataError("data=docs: this installation carries no library sources to read; name a text file")
+    return kept
+
+
+@cache
+def _read(position: int) -> tuple[tuple[Document, ...], frozenset[bytes]]:
+    """Documents of a split, and digests of the long paragraphs of it and of all that are held out more strictly."""
+    seen = set(_read(position - 1)[1]) if position else set()
+    documents = tuple(_without_repeats(d, seen) for d in _documents(HELD_OUT_FIRST[position]))
+    return documents, frozenset(seen)
 
 
 def text(split: Split) -> str:
@@ -83,12 +87,19 @@ def _documents(split: Split) -> Iterator[Document]:
     for name in sorted(topics):
         if split_of(f"topic:{name}") is split:
             yield Document(f"topic:{name}", _clean(topics[name]))
+    for name, path in _modules():
+        if split_of(name) is split:
+            yield Document(name, _clean("\n\n".join(_docstrings(path))))
+
+
+@cache
+def _modules() -> tuple[tuple[str, Path], ...]:
+    """Names and files of all modules, packages in turn, in name order."""
+    found = []
     for package, root in _roots():
-        for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-            relative = path.relative_to(root).as_posix()
-            name = f"{package}:{relative}"
-            if not _skipped(relative) and split_of(name) is split:
-                yield Document(name, _clean("\n\n".join(_docstrings(path))))
+        relatives = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py"))
+        found += [(f"{package}:{r}", root / r) for r in relatives if not _skipped(r)]
+    return tuple(found)
 
 
 def _roots() -> Iterator[tuple[str, Path]]:

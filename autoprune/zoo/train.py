@@ -24,13 +24,17 @@ Say = Callable[[str], None]
 class Recipe:
     """Everything that decides the trained weights, besides the corpus and the library versions."""
 
-    tokens: int = 22_000_000
-    batch: int = 16  # sequences a step
+    tokens: int = 10_000_000
+    step_tokens: int = 2048
     window: int = 256  # tokens a sequence
+    short_window: int = (
+        128  # tokens a sequence in the first part of the training, which is then a third faster
+    )
+    short_share: float = 0.65
     learning_rate: float = 3e-3
     warmup: float = 0.02  # share of the steps
     weight_decay: float = 0.1
-    evaluate_every: int = 250  # steps
+    evaluate_every: int = 500  # steps
     selection_windows: int = 192
     vocabulary: int = 2048
     seed: int = 0
@@ -66,7 +70,15 @@ def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, An
     held_out = {s: _windows(tokenizer, s, recipe.window) for s in (Split.SELECTION, Split.TEST)}
     say(f"{len(tokens):,} training tokens, {len(corpus) / len(tokens):.2f} characters each")
     model = build(recipe)
-    best, best_loss, step_of_best = fit(model, tokens, held_out[Split.SELECTION], recipe, say)
+
+    def keep(
+        state: dict[str, torch.Tensor],
+    ) -> None:  # at once: an hour of training is not lost to a later error
+        copied = build(recipe)
+        copied.load_state_dict(state)
+        write(copied.to(torch.bfloat16), tokenizer, to)
+
+    best, best_loss, step_of_best = fit(model, tokens, held_out[Split.SELECTION], recipe, say, keep)
     model.load_state_dict(best)
     model = model.to(torch.bfloat16)
     test_nll = mean_nll(model.float(), held_out[Split.TEST])
@@ -82,7 +94,6 @@ def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, An
         "corpus": corpus_identity(),
         "recipe": asdict(recipe),
     }
-    write(model.to(torch.bfloat16), tokenizer, to)
     return figures
 
 
@@ -95,6 +106,16 @@ def corpus_identity() -> str:
     packages = ", ".join(f"{p} {version(p)}" for p in docs.PACKAGES)
     test = hashlib.sha256(docs.text(Split.TEST).encode()).hexdigest()[:12]
     return f"Python {platform.python_version()}, {packages}; test split {test}"
+
+
+SHOWN = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+)
 
 
 def build(recipe: Recipe) -> Any:
@@ -130,14 +151,19 @@ def train_tokenizer(corpus: str, vocabulary: int) -> Any:
 
 
 def fit(
-    model: Any, tokens: NDArray[np.uint16], selection: NDArray[np.uint16], recipe: Recipe, say: Say
+    model: Any,
+    tokens: NDArray[np.uint16],
+    selection: NDArray[np.uint16],
+    recipe: Recipe,
+    say: Say,
+    keep: Callable[[dict[str, torch.Tensor]], None],
 ) -> tuple[dict[str, torch.Tensor], float, int]:
-    """One-cycle AdamW; returns the state of lowest selection loss, that loss, and its step."""
+    """One-cycle AdamW; `keep` hears of every new best; returns the best state, its selection loss and its step."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-    steps = recipe.tokens // (recipe.batch * recipe.window)
+    steps = recipe.tokens // recipe.step_tokens
     best: dict[str, torch.Tensor] = {}
     best_loss, best_step, start = math.inf, 0, time.time()
     for step, batch in enumerate(_batches(tokens, recipe, steps), 1):
@@ -152,7 +178,8 @@ def fit(
             held = mean_nll(model, selection[: recipe.selection_windows])
             if held < best_loss:
                 best, best_loss, best_step = copy.deepcopy(model.state_dict()), held, step
-            rate = step * recipe.batch * recipe.window / (time.time() - start)
+                keep(best)
+            rate = step * recipe.step_tokens / (time.time() - start)
             say(f"step {step}/{steps}  train {loss.item():.3f}  selection {held:.4f}  {rate:,.0f} tokens/s")
     return best, best_loss, best_step
 
@@ -164,16 +191,19 @@ def _schedule(progress: float, warmup: float) -> float:
 
 
 def _batches(tokens: NDArray[np.uint16], recipe: Recipe, steps: int) -> Iterator[torch.Tensor]:
-    """Windows in a fresh order every epoch, shifted by a random offset so that their borders move."""
+    """Windows [B, T + 1] in a fresh order every pass, shifted by a random offset so that their borders move."""
     rng = np.random.default_rng(recipe.seed)
     queue: list[int] = []
-    for _ in range(steps):
-        while len(queue) < recipe.batch:
-            offset = int(rng.integers(recipe.window))
-            starts = np.arange(offset, len(tokens) - recipe.window - 1, recipe.window)
+    window = 0
+    for step in range(steps):
+        wanted = recipe.short_window if step < recipe.short_share * steps else recipe.window
+        queue, window = (queue, window) if wanted == window else ([], wanted)
+        count = max(1, recipe.step_tokens // window)
+        while len(queue) < count:
+            starts = np.arange(int(rng.integers(window)), len(tokens) - window - 1, window)
             queue.extend(rng.permutation(starts).tolist())
-        picked, queue = queue[: recipe.batch], queue[recipe.batch :]
-        rows = np.stack([tokens[s : s + recipe.window + 1] for s in picked])
+        picked, queue = queue[:count], queue[count:]
+        rows = np.stack([tokens[s : s + window + 1] for s in picked])
         yield torch.from_numpy(rows.astype(np.int64))
 
 
@@ -205,7 +235,6 @@ def write(model: Any, tokenizer: Any, to: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     to.mkdir(parents=True, exist_ok=True)
-    model.generation_config = None
     model.save_pretrained(to)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<pad>", model_max_length=512
@@ -224,7 +253,7 @@ def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = pr
 def card(name: str, figures: dict[str, Any]) -> str:
     """The model card: sizes, data, figures and the command that remakes them."""
     recipe = figures["recipe"]
-    sizes = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in ARCHITECTURE.items() if isinstance(v, int))
+    sizes = ", ".join(f"{k.replace('_', ' ')} {ARCHITECTURE[k]}" for k in SHOWN)
     return f"""---
 library_name: transformers
 license: apache-2.0
@@ -235,10 +264,11 @@ Llama architecture ({sizes}), tied embeddings, byte-level BPE of {recipe["vocabu
 {figures["parameters"]:,} parameters, stored in bfloat16.
 
 Trained from scratch on the *train* split of the documentation corpus that every installation carries: the language
-topics of `pydoc_data` and the docstrings of the standard library, {", ".join(docs.PACKAGES)}. None of that text is
-shipped; see `autoprune/zoo/docs.py`. {recipe["tokens"]:,} tokens of a corpus of {figures["train_tokens"]:,}, windows
-of {recipe["window"]}, AdamW, bf16 autocast, one CPU thread, seed {recipe["seed"]}; the weights of the lowest
-*selection* loss ({figures["selection_nll"]:.4f} nats, step {figures["best_step"]}).
+topics of `pydoc_data` and the docstrings of the standard library, {", ".join(docs.PACKAGES)}.
+None of that text is shipped; see `autoprune/zoo/docs.py`. {recipe["tokens"]:,} tokens of a corpus of
+{figures["train_tokens"]:,}, windows of {recipe["short_window"]} and then {recipe["window"]}, AdamW, bf16 autocast,
+one CPU thread, seed {recipe["seed"]}; the weights of the lowest *selection* loss ({figures["selection_nll"]:.4f} nats
+a token, step {figures["best_step"]}).
 
 | split | figure | value |
 |---|---|---|

@@ -1,0 +1,131 @@
+"""Top-k KL against full distributions computed by other means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from autoprune.cache import Cache
+from autoprune.errors import SettingError
+from autoprune.evaluation import Batch, Context
+from evaluators import divergence
+from evaluators.divergence import Divergence
+
+MakeLogits = Callable[..., Tensor]
+MakeContext = Callable[[Tensor], Context]
+
+
+def softmax(logits: Tensor) -> np.ndarray:
+    """In fp64, by numpy."""
+    x = logits.double().numpy()
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def full_kl(dense: Tensor, other: Tensor) -> np.ndarray:
+    """Mean KL over the whole vocabulary of each sequence."""
+    p, q = softmax(dense), softmax(other)
+    return (p * (np.log(p) - np.log(q))).sum(-1).mean(-1)
+
+
+def binned_kl(dense: Tensor, other: Tensor, k: int) -> np.ndarray:
+    """The same over the dense model's top k tokens and a bin for the rest, token by token."""
+    p, q = softmax(dense), softmax(other)
+    out = np.zeros(p.shape[:2])
+    for b, t in np.ndindex(*out.shape):
+        top = np.argsort(-p[b, t])[:k]
+        ps, qs = [*p[b, t, top], 1 - p[b, t, top].sum()], [*q[b, t, top], 1 - q[b, t, top].sum()]
+        out[b, t] = sum(x * np.log(x / y) for x, y in zip(ps, qs, strict=True))
+    return out.mean(-1)
+
+
+def scored(k: int, dense: Tensor, other: Tensor, batch: Batch, context: MakeContext) -> np.ndarray:
+    evaluator = Divergence(top_k=k)
+    evaluator.bind(context(dense))
+    column = evaluator.score(batch, other.clone())["kl"]
+    assert column.dtype is torch.float64 and column.shape == (len(batch.ids),)
+    return column.numpy()
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
+@pytest.mark.parametrize("k", [97, 500])
+def test_k_of_the_whole_vocabulary_is_the_full_divergence(
+    k: int, scale: float, batch: Batch, context: MakeContext, make_logits: MakeLogits
+) -> None:
+    dense = make_logits(1, scale)
+    other = dense + make_logits(2, 0.3)
+    assert np.abs(scored(k, dense, other, batch, context) - full_kl(dense, other)).max() < 1e-5 * max(1, scale)
+
+
+@pytest.mark.parametrize("k", [1, 16, 96])
+def test_fewer_tokens_and_a_tail_are_a_lower_bound_by_the_formula(
+    k: int, batch: Batch, context: MakeContext, make_logits: MakeLogits
+) -> None:
+    dense = make_logits(1)
+    other = dense + make_logits(2, 0.5)
+    found, full = scored(k, dense, other, batch, context), full_kl(dense, other)
+    assert np.abs(found - binned_kl(dense, other, k)).max() < 2e-5
+    assert (found <= full + 1e-5).all()
+    assert (found > 0.001).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 2.0, 8.0, 30.0])
+@pytest.mark.parametrize("k", [1, 16, 96, 97])
+def test_divergence_of_the_dense_model_is_nothing(
+    k: int, scale: float, batch: Batch, context: MakeContext, make_logits: MakeLogits
+) -> None:
+    dense = make_logits(1, scale)
+    assert np.abs(scored(k, dense, dense, batch, context)).max() < 1e-5
+
+
+def test_logits_are_not_written_into(batch: Batch, context: MakeContext, make_logits: MakeLogits) -> None:
+    evaluator, other = Divergence(16), make_logits(2)
+    evaluator.bind(context(make_logits(1)))
+    before = other.clone()
+    evaluator.score(batch, other)
+    assert torch.equal(other, before)
+
+
+def test_the_teacher_is_made_once_and_then_read(
+    batch: Batch, tmp_path: Path, make_logits: MakeLogits
+) -> None:
+    calls: list[int] = []
+
+    def dense(ids: Tensor) -> Tensor:
+        calls.append(len(ids))
+        return make_logits(1)
+
+    for _ in range(2):  # the second is another run: only the disk remembers
+        evaluator = Divergence(16)
+        evaluator.bind(Context(dense, Cache(tmp_path), "digest"))
+        evaluator.score(batch, make_logits(2))
+        evaluator.score(batch, make_logits(3))
+    assert calls == [3]
+    evaluator.score(replace(batch, windows=(3, 6)), make_logits(2))
+    Divergence(17).bind(Context(dense, Cache(tmp_path), "digest"))
+    assert calls == [3, 3]
+
+
+def test_teachers_in_memory_are_bounded_and_the_oldest_goes(
+    batch: Batch, context: MakeContext, make_logits: MakeLogits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 3 * 11 * 16 * (8 + 4 + 4)
+    monkeypatch.setattr(divergence, "HELD_BYTES", 2 * one)
+    evaluator, other = Divergence(16), make_logits(2)
+    evaluator.bind(context(make_logits(1)))
+    wanted = evaluator.score(batch, other)["kl"]
+    for start in (3, 6, 9):
+        evaluator.score(replace(batch, windows=(start, start + 3)), other)
+    assert [key[1] for key in evaluator._teachers] == [6, 9]
+    assert torch.equal(evaluator.score(batch, other)["kl"], wanted)
+
+
+def test_an_empty_top_is_refused() -> None:
+    with pytest.raises(SettingError, match="top_k=0 must be at least 1"):
+        Divergence(top_k=0)

@@ -1,0 +1,183 @@
+"""From the search's results to a front: what becomes a finalist, what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autoprune.evaluation import Failure, Scores
+from autoprune.ledger import Ledger
+from autoprune.objective import Fidelity, Objective, Split, dominates
+from autoprune.run.finals import (
+    EXTRA,
+    Entry,
+    Scorer,
+    best_of,
+    finalists,
+    front_of,
+    quality_metric,
+    thin,
+    uniform_entries,
+)
+from autoprune.space import Candidate, Plan
+from tests.tabular import KL, PARAMS, structured_space
+
+SPACE = structured_space()
+OBJECTIVES = (KL, PARAMS)
+SELECTION = Fidelity(Split.SELECTION, (0, 3))
+
+
+def candidates(count: int, seed: int = 0) -> list[Candidate]:
+    rng = np.random.default_rng(seed)
+    rows = [tuple(int(rng.integers(last + 1)) for last in SPACE.dense.indices()) for _ in range(count)]
+    return list(dict.fromkeys(map(Candidate, rows)))
+
+
+def row(candidate: Candidate, kl: float, **changes: Any) -> dict[str, Any]:
+    """A ledger row on windows 0..8."""
+    plain = {
+        "candidate": candidate.to_json(),
+        "key": SPACE.decode(candidate).key,
+        "status": "ok",
+        "start": 0,
+        "stop": 8,
+    }
+    return {**plain, "kl": kl, **SPACE.cost(candidate), **changes}
+
+
+def random_scores(found: Sequence[Candidate], seed: int = 1) -> dict[str, dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    return {
+        SPACE.decode(c).key: {"kl": float(rng.uniform(0.1, 1)), "nll": float(rng.uniform(2, 3))}
+        for c in found
+    }
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 9])
+def test_thin_keeps_both_ends_and_the_limit_and_spreads(limit: int) -> None:
+    position = [float(x) for x in np.random.default_rng(0).permutation(np.r_[0:100:11, 40:60])]
+    kept = thin(range(len(position)), position, limit)
+    where = [position[i] for i in kept]
+    assert len(kept) == limit and where == sorted(where)
+    assert (where[0], where[-1]) == (min(position), max(position))
+    if limit > 2:
+        assert max(np.diff(where)) < 2 * (max(position) - min(position)) / (limit - 1)
+
+
+def test_thin_of_few_is_all_of_them_in_order() -> None:
+    assert thin([2, 0, 1], [5.0, 9.0, 1.0], 3) == [2, 0, 1]
+    assert thin([0, 1, 2], [5.0, 9.0, 1.0], 1) == [2]
+    assert thin([], [], 4) == []
+
+
+def test_finalists_come_from_the_largest_fidelity_only() -> None:
+    found = candidates(12)
+    rows = [row(c, 0.001, stop=2) for c in found[:6]] + [row(c, 1.0 + i) for i, c in enumerate(found[6:])]
+    assert set(finalists(pd.DataFrame(rows), OBJECTIVES, 20)) == set(found[6:])
+
+
+def test_finalists_are_the_non_dominated_and_then_the_best() -> None:
+    found = candidates(60)
+    scores = random_scores(found)
+    frame = pd.DataFrame([row(c, scores[SPACE.decode(c).key]["kl"]) for c in found])
+    points = {c: (scores[SPACE.decode(c).key]["kl"], SPACE.cost(c)["params"]) for c in found}
+    front = {c for c, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    picked = finalists(frame, OBJECTIVES, 100)
+    assert front <= set(picked) and len(picked) == max(EXTRA, len(front))
+    rest = sorted(set(found) - front, key=lambda c: points[c][0])
+    assert set(picked) - front == set(rest[: len(picked) - len(front)])
+    assert len(finalists(frame, OBJECTIVES, 5)) == 5
+
+
+def test_failures_repeats_and_nothing_at_all() -> None:
+    a, b = candidates(2)
+    rows = [row(a, 0.0, status="failed"), row(b, 0.5), row(b, 0.5)]
+    assert finalists(pd.DataFrame(rows), OBJECTIVES, 9) == [b]
+    assert finalists(pd.DataFrame(rows[:1]), OBJECTIVES, 9) == []
+    assert finalists(pd.DataFrame(), OBJECTIVES, 9) == []
+
+
+def test_a_front_is_non_dominated_on_selection_quality_and_cost() -> None:
+    found = candidates(60)
+    scores = random_scores(found[:50])
+    front = front_of(found, SPACE, scores, OBJECTIVES, 100)
+    points = {c: (scores[SPACE.decode(c).key]["kl"], SPACE.cost(c)["params"]) for c in found[:50]}
+    assert set(front) == {c for c, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    sizes = [SPACE.cost(c)["params"] for c in front]
+    assert sizes == sorted(sizes)
+    thinned = front_of(found, SPACE, scores, OBJECTIVES, 3)
+    assert len(thinned) == 3 and set(thinned) <= set(front) and {front[0], front[-1]} <= set(thinned)
+
+
+def test_the_objectives_say_which_quality_and_which_cost() -> None:
+    found = candidates(40)
+    scores = random_scores(found)
+    front = front_of(found, SPACE, scores, (Objective("nll"), Objective("decode")), 100)
+    points = {c: (scores[SPACE.decode(c).key]["nll"], SPACE.cost(c)["decode"]) for c in found}
+    assert set(front) == {c for c, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    assert quality_metric((PARAMS, Objective("nll"))) == "nll" and quality_metric((PARAMS,)) == "kl"
+    assert front_of(found, SPACE, scores, (KL,), 100) == front_of(found, SPACE, scores, OBJECTIVES, 100)
+
+
+def test_the_best_uniform_is_chosen_on_selection() -> None:
+    a, b, c = candidates(3)
+    scores = {SPACE.decode(a).key: {"kl": 0.5}, SPACE.decode(c).key: {"kl": 0.25}}
+    assert best_of([a, b, c], SPACE, scores, "kl") == c
+    assert best_of([b], SPACE, scores, "kl") is None
+
+
+def test_every_ratio_that_has_one_gets_its_uniform_candidates() -> None:
+    found = uniform_entries(SPACE, [0.5, 0.9])
+    assert sorted(found) == [0.5, 0.9] and all(found.values())
+
+
+def test_an_entry_that_failed_is_infinitely_bad() -> None:
+    entry = Entry("front", SPACE.decode(SPACE.dense), SPACE.dense, {"test": {"kl": 0.25}})
+    assert entry.quality(Split.TEST) == 0.25 and entry.quality(Split.SELECTION) == float("inf")
+
+
+class FakeEvaluation:
+    """Scores by the number of sublayers that are there; nothing left fails."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
+        self.seen += [p.key for p in plans]
+        left = [sum(not s.gone for s in p.sublayers) for p in plans]
+        return [
+            Scores({"kl": 1 / n}, {"kl": np.full(fidelity.count, 1 / n)}) if n else Failure("empty")
+            for n in left
+        ]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = Ledger.create(tmp_path / "ledger.sqlite", {})
+    yield found
+    found.close()
+
+
+def test_plans_are_scored_once_and_remembered(ledger: Ledger) -> None:
+    found, evaluation, steps = candidates(20), FakeEvaluation(), []
+    scorer = Scorer(evaluation, ledger, SPACE)  # type: ignore[arg-type]
+    first = scorer.score(
+        [*found[:12], *found[:3]], SELECTION, lambda done, total: steps.append((done, total))
+    )
+    assert len(evaluation.seen) == 12 == len(first) and steps == [(8, 12), (12, 12)]
+    second = scorer.score(found, SELECTION, lambda done, total: None)
+    assert len(evaluation.seen) == 20 and first.items() <= second.items()
+    assert scorer.score(found[:1], Fidelity(Split.TEST, (0, 3)), lambda done, total: None)
+    assert len(evaluation.seen) == 21, "other windows are scored anew"
+
+
+def test_a_plan_that_fails_is_absent_and_noted(ledger: Ledger) -> None:
+    empty, scorer = Candidate((0,) * 8), Scorer(FakeEvaluation(), ledger, SPACE)  # type: ignore[arg-type]
+    found = scorer.score([empty, SPACE.dense], SELECTION, lambda done, total: None)
+    assert list(found) == [SPACE.decode(SPACE.dense).key]
+    assert ledger.events("failed_final") == [{"key": SPACE.decode(empty).key, "reason": "empty"}]

@@ -1,0 +1,160 @@
+"""Where a run's latency table comes from, and what is measured at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from autoprune.cache import Cache
+from autoprune.errors import SettingError
+from autoprune.hardware import sentinel
+from autoprune.hardware.fingerprint import fingerprint
+from autoprune.hardware.table import LatencyTable
+from autoprune.models.llama import LlamaAdapter
+from autoprune.progress import Progress
+from autoprune.run import latency
+from autoprune.run.finals import Entry
+from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries
+from autoprune.run.profile import describe
+from autoprune.space import Candidate, Plan
+from search_spaces.structured import Structured
+from tests import tiny
+
+LATENCY = {
+    "batch": 1,
+    "prefill_tokens": 6,
+    "context": 6,
+    "decode_steps": 1,
+    "rounds": 5,
+    "mode": "measure",
+    "file": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is: these tests look at the way times take."""
+    monkeypatch.setattr(sentinel, "CONTENDED", float("inf"))
+    monkeypatch.setattr(sentinel, "DIRTY", float("inf"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("latency")
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path) -> Any:
+    """As much of a run's parts as measuring takes; settings may be changed by `with_latency`."""
+    model = tiny.llama(blocks=1)
+    adapter = LlamaAdapter(model)
+
+    def build(plan: Plan) -> Any:
+        def weights(block: int, sublayer: Any) -> Any:
+            count = int(sublayer.get(adapter.unit_setting(sublayer.kind)))
+            return adapter.units(sublayer.kind).prefix(adapter.weights(block, sublayer.kind), count)
+
+        return adapter.install(plan, weights, model.dtype)
+
+    return SimpleNamespace(
+        cfg=SimpleNamespace(latency=SimpleNamespace(**LATENCY), threads=1),
+        cache=Cache(folder / "cache"),
+        loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
+        adapter=adapter,
+        space_part=Structured(ffn_options=2),
+        build=build,
+    )
+
+
+@pytest.fixture(scope="module")
+def progress() -> Progress:
+    return Progress(quiet=True)
+
+
+def with_latency(parts: Any, **changes: Any) -> Any:
+    settings = SimpleNamespace(**{**LATENCY, **changes})
+    return SimpleNamespace(**{**vars(parts), "cfg": SimpleNamespace(latency=settings, threads=1)})
+
+
+@pytest.fixture
+def measured(parts: Any, progress: Progress) -> Path:
+    """The cached table's folder."""
+    return cached_table(parts, progress)
+
+
+def test_without_latency_there_is_no_table(parts: Any, progress: Progress, tmp_path: Path) -> None:
+    assert latency_table(with_latency(parts, mode="off"), tmp_path / "latency.json", progress) is None
+
+
+def test_the_table_is_measured_once(
+    parts: Any, measured: Path, progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("autoprune.hardware.table.measure_table", never)
+    table = latency_table(parts, tmp_path / "latency.json", progress)
+    assert table == LatencyTable.load(measured / "latency.json")
+    with pytest.raises(AssertionError, match="measured again"):
+        cached_table(with_latency(parts, prefill_tokens=7), progress)
+
+
+def test_the_runs_own_table_comes_first(
+    parts: Any, measured: Path, progress: Progress, tmp_path: Path
+) -> None:
+    other = json.loads((measured / "latency.json").read_text())
+    other["base_ms"]["prefill"] = 123.0
+    (tmp_path / "latency.json").write_text(json.dumps(other))
+    table = latency_table(parts, tmp_path / "latency.json", progress)
+    assert table is not None and table.base_ms["prefill"] == 123.0
+
+
+def test_a_named_file_must_be_there_and_of_this_machine(
+    parts: Any, measured: Path, progress: Progress, tmp_path: Path
+) -> None:
+    stored, file = tmp_path / "latency.json", tmp_path / "saved.json"
+    with pytest.raises(SettingError, match=f"latency.file={file} does not exist; make it with"):
+        latency_table(with_latency(parts, file=str(file)), stored, progress)
+    copy_table(measured, file)
+    assert latency_table(with_latency(parts, file=str(file)), stored, progress) is not None
+    foreign = json.loads(file.read_text())
+    foreign["fingerprint"][next(iter(fingerprint(1)))] = "another machine"
+    file.write_text(json.dumps(foreign))
+    with pytest.raises(SettingError, match="was measured with .*another machine.*measure it again"):
+        latency_table(with_latency(parts, file=str(file)), stored, progress)
+
+
+def test_a_copy_that_cannot_be_written_is_told(measured: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="--to .* cannot be written"):
+        copy_table(measured, tmp_path / "file" / "table.json")
+
+
+def test_a_wrong_setting_is_named_as_the_user_wrote_it(parts: Any) -> None:
+    with pytest.raises(SettingError, match="^latency.rounds=4 must be at least 5$"):
+        latency.workload(with_latency(parts, rounds=4))
+
+
+def test_entries_are_measured_against_dense(parts: Any, progress: Progress) -> None:
+    plans = {"dense": Plan.of([(2, 48)]), "front": Plan.of([(0, 0)])}
+    entries = [Entry(name, plan, Candidate(())) for name, plan in plans.items()]
+    found = measure_entries(parts, entries, progress)
+    dense, nothing = (found[plan.key] for plan in plans.values())
+    assert dense.prefill_ratio == dense.decode_ratio == 1.0
+    assert nothing.prefill_ratio is not None and nothing.prefill_ms > 0
+
+
+def test_the_table_as_text(measured: Path) -> None:
+    lines = describe(LatencyTable.load(measured / "latency.json")).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "part",
+        "everything",
+        *["attention"] * 2,
+        "ffn",
+        "decode:", "prefill:",
+    ]
+    assert "held-out error" in lines[-1]

@@ -1,0 +1,47 @@
+"""Every method in a small form, and the digests of what they propose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from autoprune.searchers.evopress import EvoPress
+from autoprune.searchers.nsga2 import NSGA2
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.random import Random
+from autoprune.study import Searcher
+from tests.tabular import KL, PARAMS, tabular_problem, trace
+
+
+def make_random(problem: Problem, **settings: Any) -> Random:
+    """8 candidates an ask."""
+    return Random(problem, **{"windows": 2, "batch": 8, **settings})
+
+
+def make_nsga2(problem: Problem, **settings: Any) -> NSGA2:
+    """Generations of 8."""
+    return NSGA2(problem, **{"windows": 2, "population": 8, **settings})
+
+
+def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
+    """Generations of 8, 3, 1 and the parent."""
+    settings = {"windows": (1, 2, 4), "survivors": (3, 2, 1), "offspring": 8, **settings}
+    return EvoPress(problem, **settings)
+
+
+METHODS: dict[str, Callable[..., Searcher]] = {
+    "random": make_random,
+    "nsga2": make_nsga2,
+    "evopress": make_evopress,
+}
+
+
+def digests() -> dict[str, str]:
+    """What every method proposes, under two constraints."""
+    problem = tabular_problem({"params": "0.7x", "decode": "0.6x"}, (KL, PARAMS))
+    return {name: trace(make(problem), problem, 300) for name, make in METHODS.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(digests()))

@@ -1,0 +1,77 @@
+"""Training a built-in model, in small: the weights of lowest loss, a card, and a folder that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprune import api
+from autoprune.errors import SettingError
+from autoprune.models.load import load_model
+from autoprune.objective import Split
+from autoprune.zoo import built_in, docs, folder_of, train
+from autoprune.zoo.train import Recipe
+from tests import tiny
+
+RECIPE = Recipe(
+    tokens=4096, batch=4, window=32, evaluate_every=8, selection_windows=4, vocabulary=300, learning_rate=1e-2
+)
+PIECES = {Split.TRAIN: (0, 40_000), Split.SELECTION: (40_000, 44_000), Split.TEST: (44_000, 48_000)}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small architecture and a small corpus."""
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 12}
+    monkeypatch.setattr(train, "ARCHITECTURE", train.ARCHITECTURE | sizes)
+    monkeypatch.setattr(docs, "text", lambda split: tiny.text()[slice(*PIECES[split])])
+
+
+def test_a_model_is_trained_saved_and_described(tmp_path: Path) -> None:
+    said: list[str] = []
+    train.train_named("docs-llama", tmp_path / "a", RECIPE, said.append)
+    loaded = load_model(str(tmp_path / "a"))
+    assert loaded.dtype is torch.bfloat16 and loaded.model.config.num_hidden_layers == 2
+    assert loaded.tokenizer.decode(loaded.tokenizer("an object")["input_ids"]) == "an object"
+    card = (tmp_path / "a" / "README.md").read_text()
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    assert f"{parameters:,} parameters" in card and "autoprune zoo train docs-llama" in card
+    losses = [float(s.split("selection ")[1].split()[0]) for s in said if s.startswith("step")]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+
+
+def fitted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> tuple[Any, float, int]:
+    """Train while the selection loss reads as given."""
+    model = train.build(RECIPE)
+    queue = list(losses)
+    monkeypatch.setattr(train, "mean_nll", lambda *args: queue.pop(0))
+    tokens = tiny.token_ids((4000,), vocabulary=300).numpy().astype("uint16")
+    return train.fit(model, tokens, tokens[:320].reshape(-1, 32), RECIPE, lambda line: None)
+
+
+def test_the_weights_of_lowest_selection_loss_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, loss, step = fitted(monkeypatch, [3.0, 1.0, 2.0, 4.0])
+    assert (loss, step) == (1.0, 16)
+    torch.manual_seed(0)
+    last, loss, step = fitted(monkeypatch, [3.0, 2.0, 1.5, 1.0])
+    assert (loss, step) == (1.0, 32)
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+
+
+def test_the_loss_is_the_models_own() -> None:
+    model, windows = tiny.llama(noise=0.2), tiny.token_ids((40, 9)).numpy().astype("uint16")
+    ids = torch.from_numpy(windows.astype("int64"))
+    assert train.mean_nll(model, windows) == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
+
+
+def test_a_name_that_is_not_built_in_is_refused() -> None:
+    with pytest.raises(SettingError, match="zoo: 'docs-lama' is not a built-in model; did you mean 'docs-llama'"):
+        api.zoo_train("docs-lama")
+
+
+def test_built_in_models_are_the_folders_that_hold_one() -> None:
+    assert all((folder_of(name) / "config.json").is_file() for name in built_in())

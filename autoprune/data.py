@@ -22,7 +22,13 @@ Tokens = NDArray[np.int32]
 Tokenize = Callable[[str], Tokens]
 
 SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
-FILE_SHARES = ((Split.TRAIN, 40), (Split.CALIBRATION, 10), (Split.FITNESS, 20), (Split.SELECTION, 10), (Split.TEST, 20))
+FILE_SHARES = (
+    (Split.TRAIN, 40),
+    (Split.CALIBRATION, 10),
+    (Split.FITNESS, 20),
+    (Split.SELECTION, 10),
+    (Split.TEST, 20),
+)
 STRICTEST_FIRST = (Split.TEST, Split.SELECTION, Split.FITNESS, Split.CALIBRATION, Split.TRAIN)
 FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
@@ -46,9 +52,9 @@ class Corpus:
 def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
     """Resolve `data` (a built-in name, a text file, or a folder with train, valid and test files) and cut it.
 
-    The splits share no window: one that occurs in two of them (licence texts, runs of spaces) stays in the more strictly
-    held out and is dropped from the other; repeats within one split stay. Raises DataError naming the setting for a
-    missing path, or a text that is unreadable or too short.
+    The splits share no window: one that occurs in two of them (licence texts, runs of spaces) stays in the more
+    strictly held out and is dropped from the other; repeats within one split stay. Raises DataError naming the setting
+    for a missing path, or a text that is unreadable or too short.
     """
     tokenize, tokenizer_digest = _tokenizer(tokenizer)
     source, identity = _source(data)

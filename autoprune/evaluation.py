@@ -71,7 +71,12 @@ class Evaluation:
     """A supernet, a corpus and the evaluators that read logits."""
 
     def __init__(
-        self, supernet: Supernet, corpus: Corpus, evaluators: Sequence[LogitEvaluator], context: Context, sequences: int
+        self,
+        supernet: Supernet,
+        corpus: Corpus,
+        evaluators: Sequence[LogitEvaluator],
+        context: Context,
+        sequences: int,
     ) -> None:
         self.supernet = supernet
         self.corpus = corpus

@@ -322,7 +322,7 @@ def _sound(path: Path, row: str) -> Iterator[None]:
 
 def _check_finite(key: str, metrics: Mapping[str, float], per_window: Mapping[str, Array]) -> None:
     for metric, values in (*metrics.items(), *per_window.items()):
-        if not np.isfinite(values).all():
+        if not np.isfinite(np.asarray(values)).all():
             raise LedgerError(
                 f"metric {metric} of plan {key} is not finite: a status belongs here, not {values}"
             )

@@ -206,7 +206,12 @@ class Study:
                 self._record(plan, result, "constraint", 0, known)
             elif at in self._adopted and at not in self._memory:
                 source = self._adopted[at]
-                self._record(plan, replace(source.result, proposal=proposal), "adopted", source.tokens, known)
+                metrics = {
+                    **source.result.metrics,
+                    **self._costs(proposal),
+                }  # the other run may have priced otherwise
+                result = replace(source.result, proposal=proposal, metrics=metrics)
+                self._record(plan, result, "adopted", source.tokens, known)
             elif at not in self._memory and at not in taken:
                 taken.add(at)
                 jobs.append(Job(proposal, plan))

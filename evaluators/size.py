@@ -12,7 +12,7 @@ from autoprune.space import Plan, plan_cost
 
 
 class Size:
-    """`params`, `params_total`, `flops`, `kv_bytes` and `bytes` as `AnalyticCosts` defines them; any fidelity will do."""
+    """`params`, `params_total`, `flops`, `kv_bytes` and `bytes` as `AnalyticCosts` defines them, at any fidelity."""
 
     needs: Literal["plan"] = "plan"
 

@@ -29,9 +29,7 @@ class LlamaAdapter:
         self._eps = model.config.rms_norm_eps
         self._activation = model.model.layers[0].mlp.act_fn
         self._scale = self.shape.head_dim**-0.5
-        self._dense = [
-            {k: _weights(layer, k) for k in ("attention", "ffn")} for layer in model.model.layers
-        ]
+        self._dense = [{k: _weights(layer, k) for k in ("attention", "ffn")} for layer in model.model.layers]
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to hidden states; positions count from 0."""
@@ -51,7 +49,9 @@ class LlamaAdapter:
     def run_sublayer(self, block: int, kind: Kind, state: State, weights: Weights) -> State:
         """Residual plus the sublayer's output; the input state stays as it was."""
         name = "o" if kind == "attention" else "down"
-        out = self._linear(self.inner(block, kind, state, weights), weights[name], weights.get(f"{name}_bias"))
+        out = self._linear(
+            self.inner(block, kind, state, weights), weights[name], weights.get(f"{name}_bias")
+        )
         return replace(state, hidden=out.add_(state.hidden))
 
     def head(self, state: State) -> Tensor:

@@ -32,7 +32,7 @@ class Loaded:
 def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
 
-    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, or is not a causal language model.
+    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, or is no causal language model.
     """
     source = _resolve(name)
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -51,7 +51,9 @@ def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds: all mean that this checkpoint cannot be used
-        raise UnsupportedModelError(f"model={name} cannot be loaded: {_first_line(error)}; {WANTED}") from error
+        raise UnsupportedModelError(
+            f"model={name} cannot be loaded: {_first_line(error)}; {WANTED}"
+        ) from error
     model, report = found
     _check_complete(name, report)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -64,7 +66,9 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
     """Transformers fills what a checkpoint lacks with random numbers; here that is an error."""
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UnsupportedModelError(f"model={name} lacks {len(missing)} of its tensors, the first is {missing[0]}")
+        raise UnsupportedModelError(
+            f"model={name} lacks {len(missing)} of its tensors, the first is {missing[0]}"
+        )
     wrong = sorted(tuple(m)[0] for m in report["mismatched_keys"])
     if wrong:
         raise UnsupportedModelError(f"model={name}: {wrong[0]} does not have the size that config.json says")

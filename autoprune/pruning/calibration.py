@@ -43,5 +43,3 @@ def _advance(adapter: Adapter, block: int, kind: Kind, state: State, criterion: 
     weights = adapter.weights(block, kind)
     criterion.add(adapter.inner(block, kind, state, weights))
     return adapter.run_sublayer(block, kind, state, weights)
-
-

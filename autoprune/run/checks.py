@@ -69,7 +69,9 @@ def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:
         raise UnsupportedModelError(f"model={parts.loaded.name} fails on its own: {outcome.reason}")
     kl = outcome.metrics.get("kl", 0.0)
     if not abs(kl) <= KL_DENSE:
-        raise MeasurementError(f"KL of the dense plan is {kl:.2e}, above {KL_DENSE:.0e}; the ladders are wrong")
+        raise MeasurementError(
+            f"KL of the dense plan is {kl:.2e}, above {KL_DENSE:.0e}; the ladders are wrong"
+        )
     return seconds / fidelity.count
 
 
@@ -77,7 +79,9 @@ def estimate(parts: Parts, seconds_per_window: float, folder: Path) -> Estimate:
     """Tokens, time and bytes of the whole run; raises SettingError when the disk cannot hold it."""
     cfg = parts.cfg
     plans = int(cfg.finalists) + 3 * len(cfg.uniform)
-    final = plans * int(cfg.selection_windows) + (int(cfg.front_points) + len(cfg.uniform)) * int(cfg.test_windows)
+    final = plans * int(cfg.selection_windows) + (int(cfg.front_points) + len(cfg.uniform)) * int(
+        cfg.test_windows
+    )
     windows = int(cfg.tokens) // int(cfg.window) + final
     teacher = (int(cfg.selection_windows) + int(cfg.test_windows) + 512) * int(cfg.window) * 512 * 6
     size = int(cfg.tokens) // (2 * int(cfg.window)) * BYTES_PER_RESULT + teacher

@@ -53,7 +53,9 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
     if latency.file is not None:
         path = Path(str(latency.file)).expanduser()
         if not path.is_file():
-            raise SettingError(f"latency.file={path} does not exist; make it with `autoprune profile MODEL --to FILE`")
+            raise SettingError(
+                f"latency.file={path} does not exist; make it with `autoprune profile MODEL --to FILE`"
+            )
         return LatencyTable.load(path, fingerprint(int(parts.cfg.threads)))
     folder = cached_table(parts, progress)
     return LatencyTable.load(folder / "latency.json")

@@ -27,7 +27,9 @@ FACTS = "facts.json"
 NOTHING = "The search ended before it had evaluated a plan: the front is empty."
 
 
-def write_outputs(run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]) -> None:
+def write_outputs(
+    run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]
+) -> None:
     """Leaderboard (csv, md), report.html with pictures, best/."""
     frame = rows(run, ledger, entries, measured)
     leaderboard.write(frame, run.path)
@@ -49,7 +51,12 @@ def rows(
     found = []
     for entry in entries:
         key, cost = entry.plan.key, run.space.cost(entry.candidate)
-        row: dict[str, Any] = {"name": entry.name, "key": key, "seed": int(run.cfg.seed), "plan": entry.plan.to_json()}
+        row: dict[str, Any] = {
+            "name": entry.name,
+            "key": key,
+            "seed": int(run.cfg.seed),
+            "plan": entry.plan.to_json(),
+        }
         row["method"] = _method(run) if entry.name == "front" else entry.name.partition("@")[0]
         row |= done if entry.name == "front" else {"tokens": 0, "evaluations": 0}
         row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}

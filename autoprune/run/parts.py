@@ -105,9 +105,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     ladders = NestedLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators = tuple(instantiate(cfg.evaluator[name]) for name in cfg.evaluator)
-    return Parts(
-        cfg, cache, loaded, adapter, corpus, folder, ladders, supernet, _space_part(cfg), evaluators
-    )
+    return Parts(cfg, cache, loaded, adapter, corpus, folder, ladders, supernet, _space_part(cfg), evaluators)
 
 
 def calibration_windows(cfg: DictConfig, corpus: Corpus) -> int:
@@ -164,7 +162,9 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEv
 
 def _space_part(cfg: DictConfig) -> SpacePart:
     if len(cfg.space) != 1:
-        raise SettingError(f"space={list(cfg.space)}: this version searches one group at a time; allowed: structured")
+        raise SettingError(
+            f"space={list(cfg.space)}: this version searches one group at a time; allowed: structured"
+        )
     return instantiate(cfg.space[next(iter(cfg.space))])  # type: ignore[no-any-return]
 
 

@@ -244,9 +244,13 @@ def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Record
     stored, identity = other.meta(), _identity(run)
     for name in ("model", "corpus", "ladders"):
         if stored.get(name) != identity[name]:
-            raise LedgerError(f"{source}: its {name} is {stored.get(name)}, here it is {identity[name]}; nothing fits")
+            raise LedgerError(
+                f"{source}: its {name} is {stored.get(name)}, here it is {identity[name]}; nothing fits"
+            )
     found = {
-        (r.key, r.result.proposal.fidelity): r for _, r in other.recorded() if r.origin in ("evaluated", "adopted")
+        (r.key, r.result.proposal.fidelity): r
+        for _, r in other.recorded()
+        if r.origin in ("evaluated", "adopted")
     }
     other.close()
     return found

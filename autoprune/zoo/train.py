@@ -109,12 +109,8 @@ def corpus_identity() -> str:
 
 
 SHOWN = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
+    *("num_hidden_layers", "hidden_size", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "intermediate_size"),
 )
 
 

@@ -44,7 +44,9 @@ class Given:
         """A small search in this process."""
         chosen = {"tokens": TOKENS, "data": self.text, **named}
         small = () if "search" in named else NSGA2
-        return autoprune.search(model or self.model, out=out, settings=(*SETTINGS, *small, *settings), **chosen)
+        return autoprune.search(
+            model or self.model, out=out, settings=(*SETTINGS, *small, *settings), **chosen
+        )
 
     def line(self, out: Path, *settings: str) -> list[str]:
         """The same as words of a command line."""
@@ -94,7 +96,9 @@ def progress(folder: Path) -> int:
         return 0
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as db:
-            counts = [db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("results", "finals")]
+            counts = [
+                db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("results", "finals")
+            ]
     except sqlite3.Error:  # the tables are not there yet
         return 0
     return sum(counts)
@@ -142,5 +146,3 @@ def signal_at(pid: int, folder: Path, records: int, number: int) -> int:
 def runs() -> SimpleNamespace:
     """The helpers of this file; tests cannot import a conftest."""
     return SimpleNamespace(ordered=ordered, progress=progress, start=start, fork=fork, signal_at=signal_at)
-
-

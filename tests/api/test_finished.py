@@ -25,10 +25,23 @@ from autoprune.space import Plan, plan_cost
 from tests import tiny
 
 FILES = {
-    *("config.yaml", "ledger.sqlite", "environment.json", "latency.json", "leaderboard.csv", "leaderboard.md"),
+    *(
+        "config.yaml",
+        "ledger.sqlite",
+        "environment.json",
+        "latency.json",
+        "leaderboard.csv",
+        "leaderboard.md",
+    ),
     *("report.html", "pictures", "best", "facts.json"),
 }
-RATIOS = {"params": "params", "params_total": "params_total", "flops": "flops", "kv_bytes": "kv", "bytes": "bytes"}
+RATIOS = {
+    "params": "params",
+    "params_total": "params_total",
+    "flops": "flops",
+    "kv_bytes": "kv",
+    "bytes": "bytes",
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +68,9 @@ def test_best_loads_and_has_the_parameters_of_its_plan(front: Front, analytic: A
     model = autoprune.load(best)
     expected = plan_cost(Plan.from_json(row["plan"]), analytic)["params_total"]
     assert sum(p.numel() for p in model.parameters()) == expected
-    assert row["plan"] in json.dumps(json.loads((best / "autoprune_plan.json").read_text()), separators=(",", ":"))
+    assert row["plan"] in json.dumps(
+        json.loads((best / "autoprune_plan.json").read_text()), separators=(",", ":")
+    )
     assert model(input_ids=tiny.token_ids((1, 8))).logits.shape == (1, 8, tiny.VOCABULARY)
 
 

@@ -45,7 +45,9 @@ def refused(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_a_folder_that_holds_a_run(given: Any, front: Front) -> None:
     before = (front.folder / "ledger.sqlite").read_bytes()
-    with pytest.raises(AutopruneError, match=f"out={front.folder} holds a run already; use `autoprune resume"):
+    with pytest.raises(
+        AutopruneError, match=f"out={front.folder} holds a run already; use `autoprune resume"
+    ):
         given.search(front.folder)
     assert (front.folder / "ledger.sqlite").read_bytes() == before
 

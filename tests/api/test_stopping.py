@@ -46,7 +46,12 @@ def test_killed_twice_and_interrupted_it_ends_like_an_undisturbed_run(
 
 
 def test_a_fork_adopts_every_finished_evaluation(
-    given: Any, front: Front, tmp_path: Path, runs: SimpleNamespace, no_export: None, monkeypatch: pytest.MonkeyPatch
+    given: Any,
+    front: Front,
+    tmp_path: Path,
+    runs: SimpleNamespace,
+    no_export: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from autoprune.executors.serial import Serial
 

@@ -221,6 +221,19 @@ def test_adopted_evaluations_count_and_run_nothing(ledger: Ledger, tmp_path: Pat
     fork.close()
 
 
+def test_adopted_evaluations_are_priced_anew(ledger: Ledger, tmp_path: Path) -> None:
+    """A fork may have another latency table than the run that it takes evaluations from."""
+    study(ledger, Scripted([some(2)]), budget=FREE)
+    with ledger._transaction() as db:
+        db.execute("UPDATE results SET metrics = json_set(metrics, '$.decode', 99.0)")
+    fork, searcher = create(tmp_path / "fork.sqlite"), Scripted([some(2)])
+    study(fork, searcher, budget=FREE, adopted=adoptable(ledger))
+    for result in searcher.told:
+        assert result.metrics["decode"] == SPACE.cost(result.proposal.candidate)["decode"] != 99.0
+    assert {r.origin for _, r in fork.recorded()} == {"adopted"}
+    fork.close()
+
+
 def test_what_was_not_adopted_is_evaluated(ledger: Ledger, tmp_path: Path) -> None:
     study(ledger, SEARCHERS["random"]())
     known = adoptable(ledger)

@@ -124,7 +124,9 @@ def test_a_failed_plan_is_not_run_again_on_later_windows(
     model = tiny.llama()
     model.model.layers[0].mlp.down_proj.weight[:] = float("nan")
     net = make.supernet(model)
-    Evaluation(net, corpus, [Perplexity()], context(net), 4).evaluate([DENSE], Fidelity(Split.FITNESS, (0, 11)))
+    Evaluation(net, corpus, [Perplexity()], context(net), 4).evaluate(
+        [DENSE], Fidelity(Split.FITNESS, (0, 11))
+    )
     assert net.telemetry.naive_runs == 6
 
 

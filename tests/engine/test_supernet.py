@@ -116,7 +116,9 @@ def level_switches(blocks: int, count: int) -> list[Plan]:
 
 
 @pytest.mark.parametrize(
-    ("plans", "share"), [(single_site_changes(12), 0.56), (level_switches(12, 32), 0.75)], ids=["table", "switches"]
+    ("plans", "share"),
+    [(single_site_changes(12), 0.56), (level_switches(12, 32), 0.75)],
+    ids=["table", "switches"],
 )
 def test_what_sharing_saves_at_twelve_blocks(plans: list[Plan], share: float, make: SimpleNamespace) -> None:
     net = make.supernet(tiny.llama(blocks=12))

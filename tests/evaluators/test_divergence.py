@@ -14,6 +14,10 @@ from torch import Tensor
 from autoprune.cache import Cache
 from autoprune.errors import SettingError
 from autoprune.evaluation import Batch, Context
+from autoprune.models.llama import LlamaAdapter
+from autoprune.models.load import load_model
+from autoprune.objective import Split
+from autoprune.run.parts import dense_logits
 from evaluators import divergence
 from evaluators.divergence import Divergence
 
@@ -60,7 +64,9 @@ def test_k_of_the_whole_vocabulary_is_the_full_divergence(
 ) -> None:
     dense = make_logits(1, scale)
     other = dense + make_logits(2, 0.3)
-    assert np.abs(scored(k, dense, other, batch, context) - full_kl(dense, other)).max() < 1e-5 * max(1, scale)
+    assert np.abs(scored(k, dense, other, batch, context) - full_kl(dense, other)).max() < 1e-5 * max(
+        1, scale
+    )
 
 
 @pytest.mark.parametrize("k", [1, 16, 96])
@@ -129,3 +135,18 @@ def test_teachers_in_memory_are_bounded_and_the_oldest_goes(
 def test_an_empty_top_is_refused() -> None:
     with pytest.raises(SettingError, match="top_k=0 must be at least 1"):
         Divergence(top_k=0)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["hf-stories260K", "wiki-llama"])
+def test_a_trained_model_does_not_diverge_from_itself(real_data: Path, name: str, tmp_path: Path) -> None:
+    """Confident predictions leave next to nothing for the tail: there rounding shows first."""
+    loaded = load_model(str(real_data / name))
+    text = (real_data / "tinystories" / "tinystories.txt").read_text()[:4000]
+    ids = torch.tensor(loaded.tokenizer(text, add_special_tokens=False)["input_ids"][:768]).reshape(3, 256)
+    dense = dense_logits(LlamaAdapter(loaded.model))
+    for k in (16, 512):
+        evaluator = Divergence(top_k=k)
+        evaluator.bind(Context(dense, Cache(tmp_path), "digest"))
+        batch = Batch(Split.FITNESS, (0, 3), ids)
+        assert evaluator.score(batch, dense(ids))["kl"].abs().max() < 1e-5

@@ -21,7 +21,9 @@ from tests import tiny
 
 def check(model: Any, ids: Tensor) -> None:
     """Mean over sequences against the model's loss, and each sequence against the loss on it alone."""
-    found = Perplexity().score(Batch(Split.TEST, (0, len(ids)), ids), dense_logits(LlamaAdapter(model))(ids))["nll"]
+    found = Perplexity().score(Batch(Split.TEST, (0, len(ids)), ids), dense_logits(LlamaAdapter(model))(ids))[
+        "nll"
+    ]
     with torch.inference_mode():
         losses = [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids]
         whole = float(model(input_ids=ids, labels=ids).loss)

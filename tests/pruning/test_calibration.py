@@ -28,7 +28,9 @@ def scores(model: object, windows: Windows, sequences: int) -> dict[tuple[int, K
     """The criterion's scores in chunks of `sequences` windows, streamed by the test itself."""
     adapter, found = LlamaAdapter(model), {}
     with torch.inference_mode():
-        chunks = [torch.from_numpy(windows[s : s + sequences]).long() for s in range(0, len(windows), sequences)]
+        chunks = [
+            torch.from_numpy(windows[s : s + sequences]).long() for s in range(0, len(windows), sequences)
+        ]
         states: list[State] = [adapter.embed(c) for c in chunks]
         for block in range(adapter.shape.blocks):
             for kind in KINDS:
@@ -75,7 +77,10 @@ def test_scores_are_the_energy_of_each_units_contribution(windows: Windows) -> N
         state = adapter.embed(ids)
         for kind in KINDS:
             weights, count = adapter.weights(0, kind), adapter.units(kind).count
-            inner, out = adapter.inner(0, kind, state, weights), weights["o" if kind == "attention" else "down"]
+            inner, out = (
+                adapter.inner(0, kind, state, weights),
+                weights["o" if kind == "attention" else "down"],
+            )
             size = out.shape[1] // count
             for unit in range(count):
                 own = slice(unit * size, (unit + 1) * size)

@@ -155,6 +155,7 @@ def test_the_table_as_text(measured: Path) -> None:
         "everything",
         *["attention"] * 2,
         "ffn",
-        "decode:", "prefill:",
+        "decode:",
+        "prefill:",
     ]
     assert "held-out error" in lines[-1]

@@ -13,7 +13,9 @@ from autoprune.objective import Split
 from autoprune.zoo import docs
 from autoprune.zoo.docs import HELD_OUT_FIRST, LONG_PARAGRAPH, Document, read_split, split_of
 
-CHARACTERS_PER_TOKEN = 4  # more than a small vocabulary has: 60,000 tokens are fewer characters than this says
+CHARACTERS_PER_TOKEN = (
+    4  # more than a small vocabulary has: 60,000 tokens are fewer characters than this says
+)
 NAMES = {
     "stdlib:argparse.py": Split.TEST,
     "stdlib:os.py": Split.SELECTION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,15 @@ from autoprune.zoo.train import Recipe
 from tests import tiny
 
 RECIPE = Recipe(
-    tokens=4096, batch=4, window=32, evaluate_every=8, selection_windows=4, vocabulary=300, learning_rate=1e-2
+    tokens=4096,
+    step_tokens=128,
+    window=32,
+    short_window=16,
+    short_share=0.5,
+    evaluate_every=8,
+    selection_windows=4,
+    vocabulary=300,
+    learning_rate=1e-2,
 )
 PIECES = {Split.TRAIN: (0, 40_000), Split.SELECTION: (40_000, 44_000), Split.TEST: (44_000, 48_000)}
 
@@ -44,32 +53,45 @@ def test_a_model_is_trained_saved_and_described(tmp_path: Path) -> None:
     assert len(losses) == 4 and losses[-1] < losses[0]
 
 
-def fitted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> tuple[Any, float, int]:
-    """Train while the selection loss reads as given."""
-    model = train.build(RECIPE)
-    queue = list(losses)
-    monkeypatch.setattr(train, "mean_nll", lambda *args: queue.pop(0))
-    tokens = tiny.token_ids((4000,), vocabulary=300).numpy().astype("uint16")
-    return train.fit(model, tokens, tokens[:320].reshape(-1, 32), RECIPE, lambda line: None)
+def random_tokens(count: int) -> Any:
+    return tiny.token_ids((count,), vocabulary=300).numpy().astype("uint16")
 
 
 def test_the_weights_of_lowest_selection_loss_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, loss, step = fitted(monkeypatch, [3.0, 1.0, 2.0, 4.0])
-    assert (loss, step) == (1.0, 16)
-    torch.manual_seed(0)
-    last, loss, step = fitted(monkeypatch, [3.0, 2.0, 1.5, 1.0])
-    assert (loss, step) == (1.0, 32)
-    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+    losses, kept, tokens = [3.0, 1.0, 2.0, 4.0], [], random_tokens(4000)
+    monkeypatch.setattr(train, "mean_nll", lambda *args: losses.pop(0))
+    model = train.build(RECIPE)
+    best, loss, step = train.fit(
+        model, tokens, tokens[:320].reshape(-1, 32), RECIPE, lambda line: None, kept.append
+    )
+    assert (loss, step) == (1.0, 16) and len(kept) == 2 and kept[1] is best
+    assert any(not torch.equal(best[name], tensor) for name, tensor in model.state_dict().items())
+    assert any(not torch.equal(kept[0][name], kept[1][name]) for name in best)
+
+
+def test_batches_are_short_at_first_and_windows_never_repeat_within_a_pass() -> None:
+    tokens = np.arange(4001, dtype=np.uint16)
+    batches = list(train._batches(tokens, RECIPE, 20))
+    assert [tuple(b.shape) for b in batches] == [(8, 17)] * 10 + [(4, 33)] * 10
+    assert all((b[:, 1:] == b[:, :-1] + 1).all() for b in batches)
+    starts = torch.cat([b[:, 0] for b in batches[:10]]).tolist()
+    assert len(set(starts)) == len(starts) and starts != sorted(starts)
+    again = list(train._batches(tokens, RECIPE, 20))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
 def test_the_loss_is_the_models_own() -> None:
     model, windows = tiny.llama(noise=0.2), tiny.token_ids((40, 9)).numpy().astype("uint16")
     ids = torch.from_numpy(windows.astype("int64"))
-    assert train.mean_nll(model, windows) == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
+    assert train.mean_nll(model, windows) == pytest.approx(
+        float(model(input_ids=ids, labels=ids).loss), rel=1e-5
+    )
 
 
 def test_a_name_that_is_not_built_in_is_refused() -> None:
-    with pytest.raises(SettingError, match="zoo: 'docs-lama' is not a built-in model; did you mean 'docs-llama'"):
+    with pytest.raises(
+        SettingError, match="zoo: 'docs-lama' is not a built-in model; did you mean 'docs-llama'"
+    ):
         api.zoo_train("docs-lama")
 
 

@@ -129,9 +129,15 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         command=folder.command_of(run.path),
         finished=True,
         latency_error=dict(run.table.error) if run.table is not None and run.table.error else None,
-        notes=() if len(search) else (NOTHING,),
+        notes=_notes(ledger, len(search)),
         splits={s.value: f"{n} windows of {int(cfg.window)} tokens" for s, n in counts.items()},
     )
+
+
+def _notes(ledger: Ledger, evaluations: int) -> tuple[str, ...]:
+    """What a reader must know: an empty front, a measurement that was refused."""
+    texts = [str(e["text"]) for e in ledger.events("note")]
+    return tuple(dict.fromkeys(texts if evaluations else [NOTHING, *texts]))
 
 
 def _setup_tokens(run: Run, search: pd.DataFrame) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune import __version__
-from autoprune.errors import LedgerError, SettingError
+from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.evaluation import Evaluation
 from autoprune.ledger import FILE, Ledger, Recorded
 from autoprune.objective import Constraint, Fidelity, Objective, Split
@@ -94,10 +94,26 @@ def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
     with progress.stage("self-check"):  # before anything is measured
         check_stream(parts)
-    table = latency_table(parts, path / folder.LATENCY, progress)
+    table = _table(parts, path, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)
     return Run(path, cfg, parts, table, space, wanted, constraints(cfg, space), progress)
+
+
+def _table(parts: Parts, path: Path, progress: Progress) -> LatencyTable | None:
+    """The latency table; on a busy machine none, unless an objective or constraint needs it.
+
+    A run that began without one goes on without one: its ledger has no predictions either.
+    """
+    if (path / FILE).is_file() and not (path / folder.LATENCY).is_file():
+        return None
+    try:
+        return latency_table(parts, path / folder.LATENCY, progress)
+    except MeasurementError as error:
+        if {"prefill", "decode"} & {*parts.cfg.objectives, *parts.cfg.constraints}:
+            raise
+        progress.say(f"no latency predictions: {error}")
+        return None
 
 
 def _check_budget(run: Run) -> None:
@@ -144,7 +160,7 @@ def _finish(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Record
     try:
         _search(run, ledger, adopted)
         entries = _finals(run, ledger)
-        measured = _measure(run, entries)
+        measured = _measure(run, ledger, entries)
         ledger.event("wall", seconds=time.monotonic() - started)
         write_outputs(run, ledger, entries, measured)
         ledger.event("finished")
@@ -230,10 +246,16 @@ def _fidelity(run: Run, split: Split, windows: int) -> Fidelity:
     return Fidelity(split, (0, min(windows, run.parts.corpus.count(split))))
 
 
-def _measure(run: Run, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
+def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
+    """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if run.cfg.latency.mode == "off":
         return {}
-    return measure_entries(run.parts, entries, run.progress)
+    try:
+        return measure_entries(run.parts, entries, run.progress)
+    except MeasurementError as error:
+        ledger.event("note", text=f"The front was not timed: {error}.")
+        run.progress.say(f"front not timed: {error}")
+        return {}
 
 
 def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Recorded]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune import __version__
 from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.evaluation import Evaluation
-from autoprune.ledger import FILE, Ledger, Recorded
+from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, check_stream, estimate
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
     from autoprune.hardware.table import LatencyTable
     from autoprune.progress import Progress
+
+
+ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
     folder.save_settings(path, cfg, command)
     if run.table is not None:
         run.table.save(path / folder.LATENCY)
-    ledger = Ledger.create(path / FILE, _identity(run))
+    origin = {} if adopt is None else {ADOPTS: str(adopt)}
+    ledger = Ledger.create(path / FILE, {**_identity(run), **origin})
     return _finish(run, ledger, _adopted(adopt, run))
 
 
@@ -78,7 +82,8 @@ def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
     run = _open(cfg, path, progress)
     _check_identity(ledger, run)
     ledger.event("resumed")
-    return _finish(run, ledger, {})
+    origin = Path(ledger.meta().get(ADOPTS, ""))
+    return _finish(run, ledger, _adopted(origin if holds_run(origin / FILE) else None, run))
 
 
 def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:

@@ -58,3 +58,17 @@ def test_notes_reach_the_report(tmp_path: Path) -> None:
     ledger.event("note", text="The front was not timed.")
     assert outputs._notes(ledger, 3) == ("The front was not timed.",)
     assert outputs._notes(ledger, 0) == (outputs.NOTHING, "The front was not timed.")
+
+
+def test_a_fork_that_was_killed_still_adopts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    Ledger.create(tmp_path / "old" / "ledger.sqlite", {})
+    Ledger.create(tmp_path / "new" / "ledger.sqlite", {pipeline.ADOPTS: str(tmp_path / "old")})
+    monkeypatch.setattr(pipeline, "_open", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_check_identity", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_adopted", lambda source, run: source)
+    monkeypatch.setattr(pipeline, "_finish", lambda run, ledger, adopted: adopted)
+    assert pipeline.resume(tmp_path / "new", OmegaConf.create(), _Say()) == tmp_path / "old"  # type: ignore[arg-type]
+    monkeypatch.setattr(pipeline, "holds_run", lambda path: False)  # the source is gone: evaluate again
+    assert pipeline.resume(tmp_path / "new", OmegaConf.create(), _Say()) is None  # type: ignore[arg-type]

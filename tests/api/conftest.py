@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,8 +62,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     return Given(tiny.save(tiny.llama(noise=0.1), folder / "model"), folder / "text.txt")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
+@contextmanager
+def patience() -> Iterator[None]:
     """Times are measured on however busy a machine: these tests look at the way they take, not at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentinel, "CONTENDED", float("inf"))
@@ -71,10 +71,18 @@ def patient() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[None]:
+    """Patience during a test, and no longer."""
+    with patience():
+        yield
+
+
 @pytest.fixture(scope="session")
 def front(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Front:
     """A finished run."""
-    return given.search(tmp_path_factory.mktemp("runs") / "first")
+    with patience():
+        return given.search(tmp_path_factory.mktemp("runs") / "first")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> None:
     print(table)
     target = Path(options.to)
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = "autoprune bench sharing " + shlex.join(args)
+    command = shlex.join(["autoprune", "bench", "sharing", *args])
     target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
 
 

@@ -119,7 +119,13 @@ class NSGA2:
     def _first(self, population: int) -> NDArray[np.int64]:
         """Seeds, then mutated seeds, all different where the space allows it."""
         rng = step_rng(self.problem.seed, 0)
-        seeds = [np.array(s.indices()) for s in self.problem.seeds][: max(1, population // 2)]
+        offered = [np.array(s.indices()) for s in self.problem.seeds]  # from large to small: keep both ends
+        count = min(len(offered), max(1, population // 2))
+        seeds = (
+            [offered[i] for i in np.linspace(0, len(offered) - 1, count).round().astype(int)]
+            if offered
+            else []
+        )
         seeds = seeds or [np.array(self.problem.space.dense.indices())]
         rows = {tuple(self._repair(s)): None for s in seeds}
         for _ in range(population * 50):

@@ -104,3 +104,8 @@ def test_settings_choose_the_grid() -> None:
 def test_mistakes_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Structured(**settings)
+
+
+def test_a_grid_of_two_options_ends() -> None:
+    assert Structured(ffn_options=2)._widths(48)[0] == 0
+    assert Structured(ffn_options=2)._widths(48)[-1] == 48

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -151,8 +151,3 @@ def _mean(values: Array) -> float:
     import math
 
     return math.fsum(values.tolist()) / len(values)
-
-
-def describe(evaluators: Sequence[Any]) -> list[str]:
-    """The metrics that evaluators provide, in order."""
-    return [m for e in evaluators for m in e.metrics]

@@ -121,9 +121,13 @@ def export(
     params: float | str | None = None,
     prefill: float | str | None = None,
     decode: float | str | None = None,
+    refit: bool | None = None,
     trust: bool = False,
 ) -> Path:
-    """Write one point of a finished run as a checkpoint that is smaller, loads by itself and equals its plan."""
+    """Write one point of a finished run as a checkpoint that is smaller, loads by itself and equals its plan.
+
+    refit: solve its output projections once more for this very plan; None does what the run's `export.refit` says.
+    """
     from autoprune.export.checkpoint import check_destination
     from autoprune.progress import Progress
     from autoprune.report import leaderboard
@@ -136,7 +140,8 @@ def export(
     check_destination(target)
     row = choose(leaderboard.read(path), key, {"params": params, "prefill": prefill, "decode": decode})
     with Progress(bool(cfg.quiet)) as progress:
-        trip = export_plan(open_run(path, cfg, progress), row, target)
+        again = bool(cfg.export.refit) if refit is None else refit
+        trip = export_plan(open_run(path, cfg, progress), row, target, again)
     print(
         f"{target}: {trip.parameters:,} parameters, {trip.file_bytes:,} bytes; reloaded in a fresh process with a "
         f"largest logit difference of {trip.max_logit_difference:.1e}"

@@ -17,10 +17,21 @@ GROUPS = "autoprune.conf"
 
 @dataclass
 class Calibration:
-    """How units are ranked."""
+    """How ladders are built: from which text, ranked by what, refit against which plan."""
 
-    tokens: int = 16384
-    criterion: str = "activation"
+    tokens: int | None = None  # null: 65,536, or what the calibration split has
+    seed: int = 0  # which windows of the split
+    ladder: str = "refit"
+    criterion: str = "obs"
+    damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
+    reference: str = "dense"  # or uniform@r, or a file that holds a plan
+
+
+@dataclass
+class Export:
+    """How a chosen plan becomes a checkpoint; `refit`: its output projections are solved once more, for it alone."""
+
+    refit: bool = False
 
 
 @dataclass
@@ -65,6 +76,7 @@ class Config:
     front_points: int = 16
     uniform: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     latency: Latency = field(default_factory=Latency)
+    export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared
     trust_remote_code: bool = False
     quiet: bool = False
@@ -78,6 +90,8 @@ LOWEST = {
     "sequences": 1,
     "threads": 1,
     "calibration.tokens": 1,
+    "calibration.seed": 0,
+    "calibration.damping": 0,
     "selection_windows": 1,
     "test_windows": 1,
     "finalists": 1,

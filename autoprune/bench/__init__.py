@@ -23,10 +23,17 @@ def _sharing(args: Sequence[str]) -> None:
     sharing.main(args)
 
 
+def _ladders(args: Sequence[str]) -> None:
+    from autoprune.bench import ladders
+
+    ladders.main(args)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": _search,
     "targets": _targets,
     "sharing": _sharing,
+    "ladders": _ladders,
 }
 
 

@@ -121,10 +121,10 @@ def _times(plans: Sequence[Plan], evaluation: Evaluation, fidelity: Fidelity) ->
 
 def _switching(parts: Parts, space: Space, evaluation: Evaluation) -> str:
     """Time to point at the weights of plans never seen before, against the time of evaluating them."""
-    from autoprune.pruning.nested import NestedLadders
+    from autoprune.pruning.ladders import StoredLadders
 
     plans = sensitivity(space)
-    fresh = NestedLadders(parts.adapter, parts.ladder_folder)
+    fresh = StoredLadders(parts.adapter, parts.ladder_folder)
     start = time.thread_time()
     for plan in plans:
         for index, sublayer in enumerate(plan.sublayers):

@@ -74,6 +74,7 @@ def _declare_export(parser: Parser) -> None:
             f"--{metric}", metavar="0.6x", help=f"the best plan whose {metric} is at most this"
         )
     parser.add_argument("--to", metavar="OUT", required=True, help="the new checkpoint's folder")
+    parser.add_argument("--refit", action="store_true", help="solve its weights once more")
     _trust(parser)
 
 
@@ -82,7 +83,8 @@ def _export(args: Namespace) -> None:
     from autoprune import api
 
     chosen = {name: getattr(args, name) for name in EXPORTED_BY if getattr(args, name) is not None}
-    api.export(args.dir, to=args.to, trust=args.trust, **chosen)
+    again = {"refit": True} if args.refit else {}  # else what the run's settings say
+    api.export(args.dir, to=args.to, trust=args.trust, **chosen, **again)
 
 
 def _check_folders(folders: list[str]) -> None:

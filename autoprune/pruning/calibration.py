@@ -1,45 +1,60 @@
-"""Streams calibration windows through the dense model, block by block, and ranks the units of every site."""
+"""Streams calibration windows through the model, block by block, and takes moments of what passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoprune.models.base import Adapter, State
-from autoprune.pruning.criteria.activation import Activation
-from autoprune.space import KINDS, Kind
+from autoprune.models.base import Adapter, State, Weights
+from autoprune.pruning.ladders import OUTPUT
+from autoprune.pruning.moments import Moments
+from autoprune.space import Kind
 
 Progress = Callable[[int, int], None]
 
 
-def ranked_orders(
-    adapter: Adapter, windows: NDArray[np.int32], sequences: int, progress: Progress | None = None
-) -> Iterator[tuple[int, Kind, Tensor]]:
-    """Yield (block, kind, order) with the most important unit first; ties keep the smaller index first.
+class Stream:
+    """Calibration windows [N, T] on their way through the model, in chunks of `sequences` windows.
 
-    windows [N, T] are token ids of the calibration split, processed in chunks of `sequences`.
+    Two streams run side by side: the dense model's, and the reference's, whose sublayers may be compressed. As long as
+    nothing was compressed they are one.
     """
-    states = _embed(adapter, windows, sequences)
-    total = adapter.shape.blocks * len(KINDS)
-    for block in range(adapter.shape.blocks):
-        for position, kind in enumerate(KINDS):
-            criterion = Activation(kind, adapter.units(kind), adapter.weights(block, kind))
-            states = [_advance(adapter, block, kind, state, criterion) for state in states]
-            if progress is not None:
-                progress(block * len(KINDS) + position + 1, total)
-            yield block, kind, torch.argsort(criterion.scores(), descending=True, stable=True)
 
+    def __init__(self, adapter: Adapter, windows: NDArray[np.int32], sequences: int) -> None:
+        self._adapter = adapter
+        starts = range(0, len(windows), sequences)
+        ids = [torch.from_numpy(windows[s : s + sequences].astype(np.int64)) for s in starts]
+        self._dense: list[State] = [adapter.embed(chunk) for chunk in ids]
+        self._reference = self._dense
 
-def _embed(adapter: Adapter, windows: NDArray[np.int32], sequences: int) -> list[State]:
-    starts = range(0, len(windows), sequences)
-    return [adapter.embed(torch.from_numpy(windows[s : s + sequences].astype(np.int64))) for s in starts]
+    def moments(self, block: int, kind: Kind, follow: bool = False) -> Moments:
+        """Moments of the reference's inputs of a sublayer's output projection.
 
+        The projection should give what the dense weights give on these inputs or, with `follow`, what brings the
+        hidden states back to the dense model's.
+        """
+        weights = self._adapter.weights(block, kind)
+        output = weights[OUTPUT[kind]]
+        found = Moments.zeros(output.shape[1], output.shape[0])
+        for dense, state in zip(self._dense, self._reference, strict=True):
+            inner = self._adapter.inner(block, kind, state, weights)
+            found.add(inner, self._missing(block, kind, dense, state, weights) if follow else None)
+        return found if follow else Moments(found.second, found.second @ output.double().t())
 
-def _advance(adapter: Adapter, block: int, kind: Kind, state: State, criterion: Activation) -> State:
-    weights = adapter.weights(block, kind)
-    criterion.add(adapter.inner(block, kind, state, weights))
-    return adapter.run_sublayer(block, kind, state, weights)
+    def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
+        wanted = self._adapter.run_sublayer(block, kind, dense, weights).hidden - state.hidden
+        bias = weights.get(f"{OUTPUT[kind]}_bias")
+        return wanted if bias is None else wanted - bias
+
+    def advance(self, block: int, kind: Kind, weights: Weights | None, dense: Weights) -> None:
+        """Move on by one sublayer; the reference runs `weights`, None where the sublayer is gone."""
+        moved = [self._adapter.run_sublayer(block, kind, s, dense) for s in self._dense]
+        if self._reference is self._dense and weights is dense:
+            self._reference = moved
+        elif weights is not None:
+            self._reference = [self._adapter.run_sublayer(block, kind, s, weights) for s in self._reference]
+        self._dense = moved

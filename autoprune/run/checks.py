@@ -1,4 +1,4 @@
-"""Before a run spends anything: is the stream the model, is KL(dense) zero, will it fit?"""
+"""Before a run spends anything: is KL(dense) zero, will it fit?"""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from autoprune.errors import MeasurementError, SettingError, UnsupportedModelError
 from autoprune.evaluation import Evaluation, Failure
 from autoprune.objective import Fidelity, Split
-from autoprune.run.parts import Parts, dense_logits
+from autoprune.run.parts import Parts
 
-STREAM = 1e-5  # largest difference to the stock model, relative to its largest logit
 KL_DENSE = 1e-5
 BYTES_PER_RESULT = 4096
 
@@ -28,34 +23,6 @@ class Estimate:
     tokens: int
     seconds: float
     bytes: int
-
-
-def check_stream(parts: Parts) -> float:
-    """Compare the block stream with the stock model on two windows; returns the relative difference.
-
-    Raises UnsupportedModelError when they differ, or are not finite: searching on wrong numbers helps nobody.
-    """
-    rows = parts.corpus.windows(Split.FITNESS)[:2].astype(np.int64)
-    ids = torch.from_numpy(rows)
-    with torch.inference_mode():
-        stock = parts.loaded.model(input_ids=ids, use_cache=False).logits
-    if not bool(torch.isfinite(stock).all()):
-        raise UnsupportedModelError(
-            f"model={parts.loaded.name} computes logits that are not finite" + _bad_weight(parts.loaded.model)
-        )
-    ours = dense_logits(parts.adapter)(ids)
-    difference = float((stock - ours).abs().max() / stock.abs().max().clamp_min(1.0))
-    if not difference <= STREAM:
-        raise UnsupportedModelError(
-            f"model={parts.loaded.name}: the block stream differs from the model's own forward by {difference:.2e} "
-            f"of its largest logit (allowed {STREAM:.0e}); this adapter does not fit it"
-        )
-    return difference
-
-
-def _bad_weight(model: Any) -> str:
-    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
-    return f"; its {bad} holds NaN or infinity" if bad else ""
 
 
 def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:

@@ -13,6 +13,7 @@ import torch
 from autoprune.errors import SettingError
 from autoprune.objective import Split
 from autoprune.run import folder
+from autoprune.run.refitting import refit_chosen
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
@@ -26,21 +27,29 @@ SHOWN = (
 TOKENS = 48  # length of the round trip's probe
 
 
-def export_plan(run: Run, row: Mapping[str, Any], to: Path) -> RoundTrip:
-    """Write the checkpoint of a leaderboard row to `to`; raises ExportError when it does not come back equal."""
+def export_plan(run: Run, row: Mapping[str, Any], to: Path, refit: bool = False) -> RoundTrip:
+    """Write the checkpoint of a leaderboard row to `to`; raises ExportError when it does not come back equal.
+
+    With `refit` its output projections are solved once more, in each other's company, if *selection* says that helps.
+    """
     from autoprune.export.card import model_card
     from autoprune.export.checkpoint import check_destination, save_checkpoint
     from autoprune.export.roundtrip import prove
 
     to = check_destination(to)
     plan = Plan.from_json(str(row["plan"]))
-    model = run.parts.build(plan)
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
+    again = refit_chosen(run, plan) if refit else None
+    model = run.parts.build(plan, again.ladders if again is not None else None)
+    if again is not None:
+        run.progress.say(again.told())
+        figures |= again.figures()
     card = model_card(
         source=str(run.cfg.model),
         plan=plan,
         figures=figures,
-        command=f"{folder.command_of(run.path)}\nautoprune export {run.path.name} --key {plan.key} --to {to.name}",
+        command=f"{folder.command_of(run.path)}\nautoprune export {run.path.name} --key {plan.key} --to {to.name}"
+        + " --refit" * refit,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
     )
     save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)

@@ -145,7 +145,7 @@ def _setup_tokens(run: Run, search: pd.DataFrame) -> int:
     covered: set[int] = set()
     for start, stop in set(zip(search["start"], search["stop"], strict=True)):
         covered.update(range(start, stop))
-    return int(run.cfg.calibration.tokens) + len(covered) * int(run.cfg.window)
+    return int(run.parts.recipe.windows.size) + len(covered) * int(run.cfg.window)
 
 
 def _final_tokens(ledger: Ledger, window: int) -> int:
@@ -165,7 +165,7 @@ def _export_best(run: Run, frame: pd.DataFrame) -> None:
         return
     row = _constrained(run, front) if run.constraints else _half(front)
     with run.progress.stage("exporting best/"):
-        export_plan(run, row, Path(run.path / "best"))
+        export_plan(run, row, Path(run.path / "best"), bool(run.cfg.export.refit))
 
 
 def _half(front: pd.DataFrame) -> pd.Series:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus, open_corpus
-from autoprune.errors import AutopruneError, DataError, SettingError, nearest
+from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, LogitEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
-from autoprune.objective import Constraint, Objective, Split, parse_constraint
-from autoprune.pruning.nested import NestedLadders, build_nested
+from autoprune.objective import Constraint, Objective, parse_constraint
+from autoprune.pruning.build import ladder_folder
+from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.recipe import LadderRecipe
+from autoprune.run.calibration import recipe_of
+from autoprune.run.stream import check_stream, dense_logits
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import KINDS, Candidate, CostModel, Plan, Space
-from autoprune.supernet import Supernet
+from autoprune.space import Candidate, CostModel, Plan, Space
+from autoprune.supernet import Ladders, Supernet
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from autoprune.hardware.table import LatencyTable
     from autoprune.models.base import Adapter
     from autoprune.progress import Progress
-
-CRITERIA = ("activation",)
 
 
 class SpacePart(Protocol):
@@ -51,8 +52,9 @@ class Parts:
     loaded: Loaded
     adapter: Adapter
     corpus: Corpus
+    recipe: LadderRecipe
     ladder_folder: Path
-    ladders: NestedLadders
+    ladders: StoredLadders
     supernet: Supernet
     space_part: SpacePart
     evaluators: tuple[LogitEvaluator, ...]
@@ -62,19 +64,23 @@ class Parts:
         """Identifies model and corpus."""
         return f"{self.loaded.digest}-{self.corpus.digest}"
 
-    def build(self, plan: Plan) -> Any:
-        """The physically smaller model, in the checkpoint's dtype."""
-        return self.adapter.install(plan, self.ladders.weights, self.loaded.dtype)
+    def build(self, plan: Plan, ladders: Ladders | None = None) -> Any:
+        """The physically smaller model, in the checkpoint's dtype; its weights are the ladders' unless told others."""
+        source = self.ladders if ladders is None else ladders
+        return self.adapter.install(plan, source.weights, self.loaded.dtype)
 
     def dense_plan(self) -> Plan:
         """The plan that keeps everything."""
         shape = self.adapter.shape
         return Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
 
-    def evaluation(self, evaluators: Sequence[LogitEvaluator]) -> Evaluation:
-        """An evaluation with these evaluators on the run's supernet and corpus."""
+    def evaluation(
+        self, evaluators: Sequence[LogitEvaluator], supernet: Supernet | None = None
+    ) -> Evaluation:
+        """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another."""
         context = Context(dense_logits(self.adapter), self.cache, self.digest)
-        return Evaluation(self.supernet, self.corpus, evaluators, context, int(self.cfg.sequences))
+        chosen = self.supernet if supernet is None else supernet
+        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences))
 
     def space(self, table: LatencyTable | None) -> Space:
         """The search space, priced analytically and by the latency table where there is one."""
@@ -86,11 +92,6 @@ class Parts:
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
     torch.set_num_threads(int(cfg.threads))
-    if cfg.calibration.criterion not in CRITERIA:
-        raise SettingError(
-            f"calibration.criterion={cfg.calibration.criterion} is unknown"
-            + nearest(cfg.calibration.criterion, CRITERIA)
-        )
     cache = Cache()
     with progress.stage("loading the model"):
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code))
@@ -98,40 +99,18 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     with progress.stage("cutting the corpus"):
         data = "docs" if cfg.data == "auto" else str(cfg.data)
         corpus = open_corpus(data, loaded.tokenizer, int(cfg.window), cache)
-    count = calibration_windows(cfg, corpus)
+    with progress.stage("self-check"):  # before anything dear is built or measured
+        check_stream(loaded, adapter, corpus)
+    space_part = _space_part(cfg)
+    recipe = recipe_of(cfg, adapter.shape, corpus, space_part)
     with progress.stage("building ladders") as step:
-        windows = corpus.windows(Split.CALIBRATION)[:count]
-        folder = build_nested(adapter, loaded.digest, windows, int(cfg.sequences), cache, step)
-    ladders = NestedLadders(adapter, folder)
+        folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
+    ladders = StoredLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators = tuple(instantiate(cfg.evaluator[name]) for name in cfg.evaluator)
-    return Parts(cfg, cache, loaded, adapter, corpus, folder, ladders, supernet, _space_part(cfg), evaluators)
-
-
-def calibration_windows(cfg: DictConfig, corpus: Corpus) -> int:
-    """Calibration windows the settings ask for; raises DataError when the split has fewer."""
-    count = max(1, int(cfg.calibration.tokens) // int(cfg.window))
-    if count > corpus.count(Split.CALIBRATION):
-        have = corpus.count(Split.CALIBRATION) * int(cfg.window)
-        raise DataError(
-            f"calibration.tokens={cfg.calibration.tokens} but the calibration split has {have} tokens; "
-            "ask for fewer or give more text"
-        )
-    return count
-
-
-def dense_logits(adapter: Adapter) -> Callable[[Tensor], Tensor]:
-    """The dense model through the block stream: ids [B, T] to logits [B, T, V]."""
-
-    @torch.inference_mode()
-    def run(ids: Tensor) -> Tensor:
-        state = adapter.embed(ids)
-        for block in range(adapter.shape.blocks):
-            for kind in KINDS:
-                state = adapter.run_sublayer(block, kind, state, adapter.weights(block, kind))
-        return adapter.head(state)
-
-    return run
+    return Parts(
+        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_part, evaluators
+    )
 
 
 def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluator]) -> tuple[Objective, ...]:

@@ -14,7 +14,7 @@ from autoprune.evaluation import Evaluation
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
-from autoprune.run.checks import check_dense, check_stream, estimate
+from autoprune.run.checks import check_dense, estimate
 from autoprune.run.latency import latency_table, measure_entries
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
@@ -97,8 +97,6 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
-    with progress.stage("self-check"):  # before anything is measured
-        check_stream(parts)
     table = _table(parts, path, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)

@@ -29,6 +29,10 @@ def folder(tmp_path: Path) -> Path:
         ("export --decode=0.6x --to=o r", ("export", ("r",), {"to": "o", "trust": False, "decode": "0.6x"})),
         ("export r --params 0.6x --to o", ("export", ("r",), {"to": "o", "trust": False, "params": "0.6x"})),
         (
+            "export r --key a --to o --refit",
+            ("export", ("r",), {"to": "o", "trust": False, "key": "a", "refit": True}),
+        ),
+        (
             "export r --prefill 2x --to o --trust",
             ("export", ("r",), {"to": "o", "trust": True, "prefill": "2x"}),
         ),

@@ -17,7 +17,7 @@ OPTIONS = {
     "resume": "[--fork NEW] [--trust] DIR",
     "report": "[--trust] DIR [DIR ...]",
     "leaderboard": "[--csv FILE] DIR [DIR ...]",
-    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--trust] DIR",
+    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--trust] DIR",
     "profile": "[--to FILE] MODEL",
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
@@ -26,7 +26,7 @@ OPTIONS = {
 SETTINGS = (
     "model data out objectives constraints tokens evaluations seconds seed window sequences threads space "
     "search evaluator executor calibration selection_windows test_windows finalists front_points uniform "
-    "latency memory_mb trust_remote_code quiet"
+    "latency export memory_mb trust_remote_code quiet"
 )
 
 

@@ -17,7 +17,7 @@ from autoprune.data import Corpus
 from autoprune.evaluation import Context
 from autoprune.models.llama import LlamaAdapter
 from autoprune.objective import Split
-from autoprune.run.parts import dense_logits
+from autoprune.run.stream import dense_logits
 from autoprune.space import Plan, SublayerPlan
 from autoprune.supernet import Supernet
 from tests import tiny

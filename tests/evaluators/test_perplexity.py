@@ -14,7 +14,7 @@ from autoprune.evaluation import Batch
 from autoprune.models.llama import LlamaAdapter
 from autoprune.models.load import load_model
 from autoprune.objective import Split
-from autoprune.run.parts import dense_logits
+from autoprune.run.stream import dense_logits
 from evaluators.perplexity import Perplexity
 from tests import tiny
 

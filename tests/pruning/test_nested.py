@@ -16,14 +16,17 @@ from torch import Tensor
 from autoprune.cache import Cache
 from autoprune.errors import SpaceError
 from autoprune.models.llama import LlamaAdapter
-from autoprune.pruning import nested
-from autoprune.pruning.nested import FILE, NestedLadders, build_nested
+from autoprune.pruning import build
+from autoprune.pruning.build import ladder_folder
+from autoprune.pruning.ladders import FILE, StoredLadders
+from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS, Plan, SublayerPlan
 from autoprune.supernet import Supernet
 from tests import tiny
 
 Windows = NDArray[np.int32]
-Build = Callable[..., NestedLadders]
+Build = Callable[..., StoredLadders]
+OPTIONS = {"kv_groups": tuple(range(tiny.GROUPS + 1)), "width": (0, 8, 16, 24, tiny.FFN)}
 FULL = {"attention": ("kv_groups", tiny.GROUPS), "ffn": ("width", tiny.FFN)}
 
 
@@ -32,7 +35,7 @@ def sublayer(kind: Any, count: int | None = None) -> SublayerPlan:
     return SublayerPlan.of(kind, **{setting: full if count is None else count})
 
 
-def logits(adapter: LlamaAdapter, ladders: NestedLadders, plan: Plan, ids: Tensor) -> Tensor:
+def logits(adapter: LlamaAdapter, ladders: StoredLadders, plan: Plan, ids: Tensor) -> Tensor:
     found: list[Tensor] = []
     Supernet(adapter, ladders).run([plan], ids, lambda index, out: found.append(out.clone()))
     return found[0]
@@ -88,27 +91,38 @@ def test_an_option_that_does_not_exist_is_refused(ladders_of: Build, windows: Wi
         ladders_of(tiny.llama(), windows).weights(0, sublayer("ffn", count))
 
 
+def recipe(windows: Windows, **settings: Any) -> LadderRecipe:
+    return LadderRecipe(**{"windows": windows, "sequences": 4, "options": OPTIONS, **settings})
+
+
+@pytest.mark.parametrize("ladder", ["nested", "refit"])
 def test_the_second_time_they_come_from_the_cache(
-    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ladder: str
 ) -> None:
-    adapter, cache = LlamaAdapter(tiny.llama()), Cache(tmp_path)
-    first = build_nested(adapter, "digest", windows, 4, cache)
+    adapter, cache = LlamaAdapter(tiny.llama(blocks=1)), Cache(tmp_path)
+    first = ladder_folder(adapter, "digest", recipe(windows, ladder=ladder), cache)
 
     def never(*args: object) -> None:
         raise AssertionError("the ladders were built again")
 
-    monkeypatch.setattr(nested, "ranked_orders", never)
-    assert build_nested(adapter, "digest", windows.copy(), 4, cache) == first
+    monkeypatch.setattr(build, f"build_{ladder}", never)
+    assert ladder_folder(adapter, "digest", recipe(windows.copy(), ladder=ladder), cache) == first
 
 
-def test_what_they_depend_on_is_in_their_digest(windows: Windows, tmp_path: Path) -> None:
-    adapter, cache = LlamaAdapter(tiny.llama(blocks=1)), Cache(tmp_path)
-    other_text = (windows + 1) % tiny.VOCABULARY
-    folders = [
-        build_nested(adapter, "digest", windows, 4, cache),
-        build_nested(adapter, "digest", other_text, 4, cache),
-        build_nested(adapter, "digest", windows[:3], 4, cache),
-        build_nested(adapter, "another", windows, 4, cache),
-        build_nested(adapter, "digest", windows, 3, cache),
+def test_what_they_depend_on_is_in_their_digest(windows: Windows) -> None:
+    plan = Plan.of([(1, 8)])
+    recipes = [
+        recipe(windows),
+        recipe((windows + 1) % tiny.VOCABULARY),
+        recipe(windows[:3]),
+        recipe(windows.reshape(-1, 8)),
+        recipe(windows, sequences=3),
+        recipe(windows, ladder="nested"),
+        recipe(windows, criterion="activation"),
+        recipe(windows, damping=0.1),
+        recipe(windows, options={**OPTIONS, "width": (0, 8, 32)}),
+        recipe(windows, reference=plan),
+        recipe(windows, reference=Plan.of([(1, 16)])),
     ]
-    assert len(set(folders)) == len(folders)
+    found = [str(r.identity()) for r in recipes]
+    assert len(set(found)) == len(found)

@@ -15,8 +15,9 @@ from autoprune.config import compose
 from autoprune.errors import MeasurementError, SettingError, UnsupportedModelError
 from autoprune.progress import Progress
 from autoprune.run import checks
-from autoprune.run.checks import check_dense, check_stream, estimate
+from autoprune.run.checks import check_dense, estimate
 from autoprune.run.parts import Parts, open_parts, search_evaluators
+from autoprune.run.stream import check_stream
 from tests import tiny
 
 Usage = namedtuple("Usage", "total used free")
@@ -39,7 +40,7 @@ def evaluation(parts: Parts) -> Any:
 
 
 def test_a_sound_model_passes(parts: Parts) -> None:
-    assert check_stream(parts) <= 1e-5
+    assert check_stream(parts.loaded, parts.adapter, parts.corpus) <= 1e-5
     assert check_dense(parts, evaluation(parts), 4) > 0
 
 
@@ -49,7 +50,7 @@ def test_a_stream_that_is_not_the_model_is_refused(parts: Parts, monkeypatch: py
     with pytest.raises(
         UnsupportedModelError, match="the block stream differs from the model's own forward by 1.0"
     ):
-        check_stream(parts)
+        check_stream(parts.loaded, parts.adapter, parts.corpus)
 
 
 def test_ladders_that_are_not_the_model_are_refused(parts: Parts) -> None:

@@ -1,0 +1,39 @@
+"""Second moments of what enters an output projection: all that ranking and refitting need to know of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`second` = sum over tokens of x x^T [d, d] and `cross` = sum of x y^T [d, out], fp64.
+
+    x enters the output projection, y is what the projection should give. Each chunk's products are fp32, their sum
+    over chunks is fp64 and runs in chunk order.
+    """
+
+    second: Tensor
+    cross: Tensor
+
+    @staticmethod
+    def zeros(inputs: int, outputs: int) -> Moments:
+        """Of no tokens."""
+        wide = torch.float64
+        return Moments(torch.zeros(inputs, inputs, dtype=wide), torch.zeros(inputs, outputs, dtype=wide))
+
+    def add(self, inner: Tensor, wanted: Tensor | None = None) -> None:
+        """Take in one chunk: inner [B, T, d] and, for `cross`, wanted [B, T, out]."""
+        x = inner.reshape(-1, inner.shape[-1])
+        self.second.add_(x.t() @ x)
+        if wanted is not None:
+            self.cross.add_(x.t() @ wanted.reshape(-1, wanted.shape[-1]))
+
+    def damped(self, damping: float) -> tuple[Tensor, float]:
+        """`second` plus damping x its mean diagonal on the diagonal, and what was added."""
+        mean = float(self.second.diagonal().mean())
+        added = damping * mean if mean > 0 else 1.0
+        return self.second + added * torch.eye(len(self.second), dtype=self.second.dtype), added

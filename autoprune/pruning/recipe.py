@@ -1,0 +1,49 @@
+"""Everything that decides a ladder's weights, besides the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.space import Plan
+
+LADDERS = ("refit", "nested")
+LAYOUT = 3
+
+
+@dataclass(frozen=True)
+class LadderRecipe:
+    """How ladders are built.
+
+    windows [N, T]: calibration token ids; sequences: windows in a chunk; options: the options of each plan setting;
+    damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
+    sublayer's statistics are taken from (refit only), None for the dense model.
+    """
+
+    windows: NDArray[np.int32]
+    sequences: int
+    ladder: str = "refit"
+    criterion: str = "obs"
+    damping: float = 1e-3
+    options: Mapping[str, tuple[int, ...]] | None = None
+    reference: Plan | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data that changes whenever the weights would."""
+        refit = self.ladder == "refit"
+        return {
+            "calibration": hashlib.sha256(self.windows.astype(np.int32).tobytes()).hexdigest(),
+            "shape": list(self.windows.shape),
+            "sequences": self.sequences,
+            "ladder": self.ladder,
+            "criterion": self.criterion,
+            "damping": self.damping,
+            "options": {k: list(v) for k, v in sorted((self.options or {}).items())} if refit else None,
+            "reference": self.reference.to_json() if refit and self.reference is not None else None,
+            "layout": LAYOUT,
+        }

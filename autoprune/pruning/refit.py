@@ -1,0 +1,117 @@
+"""Refit ladders: at every option the surviving columns of the output projection are solved anew, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoprune.models.base import Adapter, Weights
+from autoprune.pruning.calibration import Progress, Stream
+from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.ladders import OUTPUT, LadderFile, columns
+from autoprune.pruning.moments import Moments
+from autoprune.pruning.recipe import LadderRecipe
+from autoprune.space import KINDS, Kind, Plan, SublayerPlan
+
+
+def solve_kept(moments: Moments, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
+    """W_K = cross_K^T (second_KK)^-1, the least-squares output projection [out, kept] over the kept columns only.
+
+    Damping pulls the solution towards `weight` [out, d] (card A1, its last step; card A5).
+    """
+    second, added = moments.damped(damping)
+    wanted = moments.cross[kept] + added * weight.double().t()[kept]
+    solved = torch.cholesky_solve(wanted, torch.linalg.cholesky(second[kept][:, kept]))
+    return solved.t().to(weight.dtype)
+
+
+def build_refit(
+    adapter: Adapter, recipe: LadderRecipe, folder: Path, progress: Progress | None = None
+) -> None:
+    """Rank, refit every option, and write the ladder file into `folder`; the full option stays the dense weights."""
+    file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
+    assert recipe.options is not None, "refit ladders need to know the options"
+    with torch.inference_mode():
+        stream = Stream(adapter, recipe.windows, recipe.sequences)
+        for block in range(adapter.shape.blocks):
+            for position, kind in enumerate(KINDS, 1):
+                site = _Site(adapter, block, kind, stream.moments(block, kind), recipe)
+                counts = recipe.options[adapter.unit_setting(kind)]
+                file.site(block, kind, site.units, site.dense, site.order)
+                for count in counts:
+                    if 0 < count < site.units.count:
+                        file.option(block, kind, count, site.output(count))
+                stream.advance(block, kind, site.reference(recipe.reference), site.dense)
+                if progress is not None:
+                    progress(block * len(KINDS) + position, total)
+    file.save(folder)
+
+
+def refit_plan(adapter: Adapter, plan: Plan, recipe: LadderRecipe) -> FixedWeights:
+    """The weights of one plan, refit once more in its own company: sublayer after sublayer brings the hidden states of
+    the compressed model back towards the dense model's. Sublayers that keep everything are refit, too."""
+    found: dict[tuple[int, Kind], Weights] = {}
+    with torch.inference_mode():
+        stream = Stream(adapter, recipe.windows, recipe.sequences)
+        for block in range(adapter.shape.blocks):
+            for kind in KINDS:
+                sublayer = plan.at(block, kind)
+                if sublayer.gone:
+                    stream.advance(block, kind, None, adapter.weights(block, kind))
+                    continue
+                site = _Site(adapter, block, kind, stream.moments(block, kind, follow=True), recipe)
+                count = int(sublayer.get(adapter.unit_setting(kind)))
+                found[block, kind] = site.weights(count)
+                stream.advance(block, kind, found[block, kind], site.dense)
+    return FixedWeights(found)
+
+
+class FixedWeights:
+    """The weights of one plan's sublayers, as a ladder that has no other option."""
+
+    def __init__(self, weights: Mapping[tuple[int, Kind], Weights]) -> None:
+        self._weights = weights
+
+    def weights(self, block: int, plan: SublayerPlan) -> Weights:
+        """The weights of a sublayer that is not gone."""
+        return self._weights[block, plan.kind]
+
+
+class _Site:
+    """One sublayer with its moments: its order and its refit options."""
+
+    def __init__(
+        self, adapter: Adapter, block: int, kind: Kind, moments: Moments, recipe: LadderRecipe
+    ) -> None:
+        self.units, self.dense = adapter.units(kind), adapter.weights(block, kind)
+        self._setting, self._block, self._kind = adapter.unit_setting(kind), block, kind
+        self._moments, self._damping = moments, recipe.damping
+        self._projection = self.dense[OUTPUT[kind]]
+        self._size = self._projection.shape[1] // self.units.count
+        second, added = moments.damped(recipe.damping)
+        wanted = moments.cross + added * self._projection.double().t()
+        best = torch.linalg.solve(second, wanted).t()  # what all columns together would be: ranked against it
+        self.order = CRITERIA[recipe.criterion](second, best, self.units.count)
+
+    def output(self, count: int) -> Tensor:
+        """The refit output projection [out, count x size] of the first `count` units."""
+        kept = columns(self.order, count, self._size)
+        return solve_kept(self._moments, self._projection, kept, self._damping)
+
+    def weights(self, count: int) -> Weights:
+        """All weights of the option that keeps `count` units."""
+        taken = self.units.take(self.dense, self.order[:count])
+        return {**taken, OUTPUT[self._kind]: self.output(count).t().contiguous().t()}
+
+    def reference(self, plan: Plan | None) -> Weights | None:
+        """What the reference runs here: the dense weights, or the plan's option; None where that is gone."""
+        if plan is None:
+            return self.dense
+        sublayer = plan.at(self._block, self._kind)
+        if sublayer.gone:
+            return None
+        count = int(sublayer.get(self._setting))
+        return self.dense if count == self.units.count else self.weights(count)

@@ -1,0 +1,104 @@
+"""What the calibration settings stand for, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.data import Corpus
+from autoprune.errors import DataError, SettingError, SpaceError, nearest
+from autoprune.objective import Split
+from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.recipe import LADDERS, LadderRecipe
+from autoprune.shape import AnalyticCosts, Shape
+from autoprune.space import Plan
+from autoprune.uniform import uniform_candidates
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from autoprune.run.parts import SpacePart
+
+TOKENS = 65_536  # calibration tokens when nothing is said
+
+
+def recipe_of(cfg: DictConfig, shape: Shape, corpus: Corpus, part: SpacePart) -> LadderRecipe:
+    """The ladder recipe of a run; raises SettingError or DataError naming the setting."""
+    settings = cfg.calibration
+    for name, allowed in (("ladder", LADDERS), ("criterion", tuple(CRITERIA))):
+        if settings[name] not in allowed:
+            raise SettingError(
+                f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
+            )
+    reference = _reference(str(settings.reference), shape, part, int(cfg.window))
+    if reference is not None and settings.ladder != "refit":
+        raise SettingError(
+            f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
+            "nested ladders keep the dense weights"
+        )
+    return LadderRecipe(
+        windows=_windows(cfg, corpus),
+        sequences=int(cfg.sequences),
+        ladder=str(settings.ladder),
+        criterion=str(settings.criterion),
+        damping=float(settings.damping),
+        options=part.options(shape),
+        reference=reference,
+    )
+
+
+def calibration_tokens(cfg: DictConfig, corpus: Corpus) -> int:
+    """Tokens that calibration reads."""
+    return len(_windows(cfg, corpus)) * int(cfg.window)
+
+
+def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:
+    """Windows of the calibration split, in an order that the seed decides; DataError when there are too few."""
+    windows, wanted = corpus.windows(Split.CALIBRATION), cfg.calibration.tokens
+    count = max(1, int(TOKENS if wanted is None else wanted) // int(cfg.window))
+    if wanted is None:
+        count = min(count, len(windows))
+    if count > len(windows):
+        have = len(windows) * int(cfg.window)
+        raise DataError(
+            f"calibration.tokens={wanted} but the calibration split has {have} tokens; ask for fewer or give more text"
+        )
+    order = np.random.default_rng([int(cfg.calibration.seed), 11]).permutation(len(windows))
+    return windows[order[:count]]
+
+
+def _reference(text: str, shape: Shape, part: SpacePart, tokens: int) -> Plan | None:
+    """The plan named by `dense`, `uniform@r` or a file."""
+    if text == "dense":
+        return None
+    space = part.build(shape, [AnalyticCosts(shape, tokens)])
+    if text.startswith("uniform@"):
+        try:
+            found = uniform_candidates(space, float(text.removeprefix("uniform@")))
+        except ValueError as error:
+            raise SettingError(f"calibration.reference={text}: write a ratio, as in uniform@0.5") from error
+        if not found:
+            raise SettingError(f"calibration.reference={text}: no uniform plan is that small")
+        return space.decode(found[0])
+    return _plan_file(text, shape)
+
+
+def _plan_file(text: str, shape: Shape) -> Plan:
+    path = Path(text).expanduser()
+    path = path / "autoprune_plan.json" if path.is_dir() else path
+    if not path.is_file():
+        raise SettingError(
+            f"calibration.reference={text} is neither dense, nor uniform@RATIO, nor a file with a plan"
+        )
+    try:
+        plan = Plan.from_json(path.read_text(encoding="utf-8"))
+    except (SpaceError, UnicodeDecodeError) as error:
+        raise SettingError(f"calibration.reference={text}: not a plan") from error
+    if plan.blocks != shape.blocks:
+        raise SettingError(
+            f"calibration.reference={text} is a plan of {plan.blocks} blocks; the model has {shape.blocks}"
+        )
+    return plan

@@ -27,9 +27,9 @@ class EvoPress:
     def __init__(
         self,
         problem: Problem,
-        offspring: int = 24,
-        survivors: Sequence[int] = (6, 2, 1),
-        windows: Sequence[int] = (2, 8, 16),
+        offspring: int = 64,
+        survivors: Sequence[int] = (8, 2, 1),
+        windows: Sequence[int] = (1, 4, 16),
         swaps: int = 3,
         generations: int | None = None,
     ) -> None:

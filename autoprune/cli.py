@@ -8,11 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from autoprune.commands import cache, models, runs
+from autoprune.commands import cache, listing, models, runs
 from autoprune.commands.stopping import outcome
 from autoprune.errors import SettingError, nearest
 
-COMMANDS = {"demo": models.COMMANDS["demo"], **runs.COMMANDS, **models.COMMANDS, **cache.COMMANDS}
+COMMANDS = {
+    "demo": models.COMMANDS["demo"],
+    **runs.COMMANDS,
+    **models.COMMANDS,
+    **listing.COMMANDS,
+    **cache.COMMANDS,
+}
 
 HELP = """\
 usage: autoprune key=value …      search: find smaller, faster versions of a model

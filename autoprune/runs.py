@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Seen:
 
 def find_runs(folders: Iterable[str | Path]) -> list[Seen]:
     """All runs in and below the folders, by path; raises LedgerError where there is none."""
-    found: dict[Path, Seen] = {}
+    found: dict[Path, Path] = {}
+    names: dict[Path, str] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise LedgerError(f"{folder} does not exist or is no folder; name a run folder or a folder of runs")
@@ -42,9 +44,10 @@ def find_runs(folders: Iterable[str | Path]) -> list[Seen]:
         if not inside:
             raise LedgerError(f"{folder} holds no run: no {LEDGER} in it or below it")
         for path in inside:
-            name = path.name if path == folder else str(path.relative_to(folder))
-            found.setdefault(path.resolve(), look(path, name if path != folder else str(folder)))
-    return list(found.values())
+            if found.setdefault(path.resolve(), path) is path:
+                names[path] = str(path.relative_to(folder) if path != folder else folder)
+    often = Counter(names.values())
+    return [look(path, names[path] if often[names[path]] == 1 else str(path)) for path in found.values()]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from autoprune.report.text import short
 from autoprune.runs import TABLE, Seen, find_runs, method, model_name
 
 HEADS = ("run", "state", "model", "search", "tokens", "best point")
@@ -25,15 +26,9 @@ def show(folder: str) -> None:
 
 def _line(run: Seen) -> tuple[str, ...]:
     asked = float(run.settings.get("tokens", 0) or 0)
-    tokens = f"{_short(run.tokens)}/{_short(asked)}" if run.settings else "–"
+    tokens = f"{short(run.tokens)}/{short(asked)}" if run.settings else "–"
     best = _best(run.path / TABLE) if run.state == "finished" else "–"
     return run.name, run.state, model_name(run.settings) or "–", method(run.settings) or "–", tokens, best
-
-
-def _short(count: float) -> str:
-    if count >= 1e6:
-        return f"{count / 1e6:.3g}M"
-    return f"{count / 1e3:.3g}k" if count >= 1e3 else f"{count:.0f}"
 
 
 def _best(table: Path) -> str:

@@ -79,7 +79,7 @@ def _model(folder: Path) -> str:
 def _configured(group: str, name: str, text: str) -> Part:
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    plain: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     values: Mapping[str, Any] = plain if isinstance(plain, dict) else {}
     remarks = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
     remarks = [r for r in remarks if not r.startswith("@package")]

@@ -47,7 +47,9 @@ example: autoprune model=docs-llama search=nsga2 constraints='{{params: 0.6x}}' 
 
 def help_text() -> str:
     """What --help prints."""
-    lines = (f"  {_brief(command.usage(name))}\n      {command.summary}" for name, command in COMMANDS.items())
+    lines = (
+        f"  {_brief(command.usage(name))}\n      {command.summary}" for name, command in COMMANDS.items()
+    )
     return HELP.format(commands="\n".join(lines))
 
 
@@ -56,7 +58,8 @@ def _brief(usage: str) -> str:
     if len(usage) <= WIDTH:
         return usage
     name, _, rest = usage.partition(" ")
-    return f"{name} [options] {re.sub(r'\[--[^]]*] ?', '', rest)}"
+    plain = re.sub(r"\[--[^]]*] ?", "", rest)
+    return f"{name} [options] {plain}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,7 +39,9 @@ def find_runs(folders: Iterable[str | Path]) -> list[Seen]:
     names: dict[Path, str] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise LedgerError(f"{folder} does not exist or is no folder; name a run folder or a folder of runs")
+            raise LedgerError(
+                f"{folder} does not exist or is no folder; name a run folder or a folder of runs"
+            )
         inside = sorted(_walk(folder))
         if not inside:
             raise LedgerError(f"{folder} holds no run: no {LEDGER} in it or below it")

@@ -145,7 +145,9 @@ def save_png(figure: Figure, path: Path, title: str = "", about: str = "") -> No
     style: dict[str, Any] = {"ha": "left", "va": "bottom", "parse_math": False}
     added = []
     if title:
-        added.append(figure.text(left, 1 + 0.34 * inch, title, fontsize=13, weight="bold", color=INK, **style))
+        added.append(
+            figure.text(left, 1 + 0.34 * inch, title, fontsize=13, weight="bold", color=INK, **style)
+        )
     if about:
         added.append(figure.text(left, 1 + 0.1 * inch, about, fontsize=9.5, color=MUTED, **style))
     tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if added else {}

@@ -58,7 +58,9 @@ def test_settings_say_what_they_mean() -> None:
     meanings = {s.name: s.meaning for s in part("search", "nsga2").settings}
     assert meanings["search.windows"] == "fitness windows an evaluation"
     assert meanings["search.crossover"].startswith("share of offspring")
-    assert all(s.meaning for g in ("space", "search", "evaluator") for p in catalogue.parts(g) for s in p.settings)
+    assert all(
+        s.meaning for g in ("space", "search", "evaluator") for p in catalogue.parts(g) for s in p.settings
+    )
 
 
 @pytest.mark.parametrize("word", ["search", "searches", "searchers"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,11 @@ def make(tmp_path: Path) -> Make:
         search = {"_target_": "autoprune.searchers.nsga2.NSGA2", "windows": 4}
         known = {"model": "a/tiny", "data": "text.txt", "tokens": 1000, "window": 32, "test_windows": 8}
         known |= {"search": search, "space": {"structured": {}}, "evaluator": {"divergence": DIVERGENCE}}
-        known |= {"constraints": {}, "objectives": ["kl", "params"], "calibration": {"criterion": "activation"}}
+        known |= {
+            "constraints": {},
+            "objectives": ["kl", "params"],
+            "calibration": {"criterion": "activation"},
+        }
         OmegaConf.save({**known, "seed": seed, "out": str(path), **settings}, path / "config.yaml")
         digests = {"model": str(settings.get("model", "tiny")), "corpus": "c"}
         ledger = Ledger.create(path / "ledger.sqlite", digests)
@@ -83,7 +86,8 @@ def test_one_table_with_the_stable_columns_first(make: Make, results: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "other", [{"model": "b/other"}, {"window": 64}, {"test_windows": 16}, {"evaluator": {"divergence": {"top_k": 9}}}]
+    "other",
+    [{"model": "b/other"}, {"window": 64}, {"test_windows": 16}, {"evaluator": {"divergence": {"top_k": 9}}}],
 )
 def test_what_is_not_comparable_has_a_table_of_its_own(make: Make, results: Path, other: Any) -> None:
     make("a", [(0.5, 0.7)])
@@ -110,7 +114,7 @@ def test_means_and_spread_are_over_runs_that_differ_in_the_seed_only(make: Make,
     make("more", [(0.6, 0.1), (0.4, 0.3)], seed=0, tokens=2000)
     _, (group,) = shown(results)
     lines = {line.label: line for line in group.seeds}
-    assert list(lines) == ["uniform", "nsga2 tokens=2000", "nsga2 tokens=1000"] or len(lines) == 3
+    assert set(lines) == {"uniform", "nsga2 tokens=2000", "nsga2 tokens=1000"}
     few = lines["nsga2 tokens=1000"]
     assert few.seeds == 3 and few.at[0.6].mean == pytest.approx(0.6)
     assert few.at[0.6].deviation == pytest.approx(0.1) and 0.4 not in few.at
@@ -220,7 +224,10 @@ def test_sorting_and_conditions(make: Make, results: Path) -> None:
     ("options", "says"),
     [
         (["--by", "kl_tset"], "--by kl_tset: there is no such column; did you mean 'kl_test'?"),
-        (["--where", "parms_ratio<=1"], "--where parms_ratio: there is no such column; did you mean 'params_ratio'?"),
+        (
+            ["--where", "parms_ratio<=1"],
+            "--where parms_ratio: there is no such column; did you mean 'params_ratio'?",
+        ),
         (["--where", "params_ratio"], "'params_ratio' is not a condition; write"),
         (["--where", "kl_test<low"], "'low' is not a number, kl_test holds numbers"),
         (["--where", "method<b"], "method holds words; compare them with = or !="),
@@ -290,8 +297,11 @@ def test_ratios_that_a_search_did_not_look_at_are_left_out() -> None:
 def test_the_order_of_folders_changes_no_number(make: Make, results: Path) -> None:
     paths = [make(n, [(0.5, kl)]) for n, kl in (("a", 0.7), ("b", 0.6), ("c", 0.7))]
     found = []
-    for order in itertools.permutations(paths):
+    for order in (paths, paths[::-1]):
         rows, _ = prepare(read_board(order), Wanted(by="key"))
-        found.append(rows.sort_values(["key", "run"])[["key", "non_dominated", "hypervolume"]].to_csv())
-    names = [f.replace(str(results) + "/", "") for f in found]
-    assert len({len(n) for n in names}) == 1
+        found.append(
+            rows.sort_values(["key", "run"])[["key", "run", "non_dominated", "hypervolume"]].to_csv(
+                index=False
+            )
+        )
+    assert len(set(found)) == 1

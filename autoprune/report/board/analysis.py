@@ -21,7 +21,9 @@ def marked(rows: pd.DataFrame, cost: str) -> pd.DataFrame:
     for _, group in rows.dropna(subset=[cost, QUALITY]).groupby("group", sort=False):
         points = group[[cost, QUALITY]].to_numpy(float).tolist()
         best = [points[index] for index in non_dominated(points)]
-        rows.loc[group.index[[point in best for point in points]], MARK] = True  # the same plan in two runs, too
+        rows.loc[group.index[[point in best for point in points]], MARK] = (
+            True  # the same plan in two runs, too
+        )
     return rows
 
 
@@ -64,7 +66,9 @@ class Spread:
     def of(values: list[float]) -> Spread:
         """Of at least one value."""
         series = pd.Series(values)
-        return Spread(len(values), float(series.mean()), float(series.std(ddof=1)) if len(values) > 1 else None)
+        return Spread(
+            len(values), float(series.mean()), float(series.std(ddof=1)) if len(values) > 1 else None
+        )
 
 
 @dataclass(frozen=True)

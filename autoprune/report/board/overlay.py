@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -76,8 +77,12 @@ def _fronts(axis: Axes, rows: pd.DataFrame, cost: str, families: Mapping[str, st
     for run, part in rows.groupby("run", sort=False):
         family = families[str(run)]
         place = names.index(family)
-        style = {"color": SERIES[place % len(SERIES)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
-        edges = {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
+        style = {
+            "color": SERIES[place % len(SERIES)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "markersize": 5,
+        }
+        edges: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
         points = part[[cost, QUALITY]].to_numpy(float)
         joined = points[non_dominated(points.tolist())]
         first = None if family in shown else family

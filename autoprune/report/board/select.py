@@ -27,7 +27,9 @@ def condition(rows: pd.DataFrame, text: str) -> pd.Series:
     """Which rows meet `COLUMN<=VALUE` (or <, >, >=, =, !=); what was not measured meets nothing but `!=`."""
     match = FORM.fullmatch(text)
     if match is None:
-        raise SettingError(f"--where {text!r} is not a condition; write 'params_ratio<=0.6' or 'method=nsga2'")
+        raise SettingError(
+            f"--where {text!r} is not a condition; write 'params_ratio<=0.6' or 'method=nsga2'"
+        )
     name, sign, value = match.groups()
     column = rows[known(rows, name, "--where")]
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):

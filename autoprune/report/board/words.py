@@ -55,9 +55,7 @@ def columns(rows: pd.DataFrame) -> list[tuple[str, str, Show]]:
 def cells(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Heads and lines, the mark of non-dominated rows first."""
     chosen = columns(rows)
-    lines = [
-        [MARKS[bool(row[MARK])], *(show(row) for _, _, show in chosen)] for _, row in rows.iterrows()
-    ]
+    lines = [[MARKS[bool(row[MARK])], *(show(row) for _, _, show in chosen)] for _, row in rows.iterrows()]
     return ["", *(head for _, head, _ in chosen)], lines
 
 

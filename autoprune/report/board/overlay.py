@@ -77,7 +77,7 @@ def _fronts(axis: Axes, rows: pd.DataFrame, cost: str, families: Mapping[str, st
     for run, part in rows.groupby("run", sort=False):
         family = families[str(run)]
         place = names.index(family)
-        style = {
+        style: dict[str, Any] = {
             "color": SERIES[place % len(SERIES)],
             "marker": MARKERS[place % len(MARKERS)],
             "markersize": 5,

@@ -289,6 +289,20 @@ def test_the_page_needs_nothing_else_and_links_to_the_reports(
     assert "--by kl_test" in page and "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize(
+    ("calibration", "said"),
+    [
+        ({"criterion": "activation"}, "nested"),
+        ({"ladder": "nested", "reference": "dense"}, "nested"),
+        ({"ladder": "refit", "reference": "dense"}, "refit"),
+        ({"ladder": "refit", "reference": "uniform@0.5"}, "refit (uniform@0.5)"),
+    ],
+)
+def test_ladders_are_named(make: Make, results: Path, calibration: dict[str, str], said: str) -> None:
+    make("a", [(0.5, 0.7)], calibration=calibration)
+    assert set(shown(results)[0]["ladders"]) == {said}
+
+
 def test_ratios_that_a_search_did_not_look_at_are_left_out() -> None:
     points = pd.DataFrame({"params_ratio": [0.39], "kl_selection": [0.5], "kl_test": [0.5]})
     assert analysis._picks(points, "params_ratio", [0.8, 0.6, 0.4]) == {0.4: 0.5}

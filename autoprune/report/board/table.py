@@ -110,11 +110,10 @@ def title(settings: Mapping[str, Any]) -> str:
 
 
 def ladders(settings: Mapping[str, Any]) -> str:
-    """The name of the kind of ladders; runs made before there was a choice have nested ones."""
-    named = settings.get("ladders")
-    if isinstance(named, Mapping):
-        named = named.get("kind") or str(named.get("_target_", "")).rsplit(".", 1)[-1].lower()
-    return str(named or "nested")
+    """The kind of ladders, and what they were refit against when not dense; before there was a choice, nested."""
+    kind = str(_at(settings, "calibration", "ladder") or "nested")
+    reference = str(_at(settings, "calibration", "reference") or "dense")
+    return kind if kind == "nested" or reference == "dense" else f"{kind} ({Path(reference).name})"
 
 
 def _at(settings: Mapping[str, Any], *names: str) -> Any:

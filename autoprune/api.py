@@ -194,21 +194,6 @@ def bench(name: str, args: Sequence[str]) -> None:
     run_benchmark(name, list(args))
 
 
-def list_parts() -> str:
-    """Models, spaces, searchers, evaluators and executors there are."""
-    from importlib.resources import files
-
-    from autoprune.zoo import built_in
-
-    lines = [f"model      {', '.join(built_in())}"]
-    for group in ("space", "search", "evaluator", "executor"):
-        names = sorted(
-            p.name[:-5] for p in (files("autoprune.conf") / group).iterdir() if p.name.endswith(".yaml")
-        )
-        lines.append(f"{group:<10} {', '.join(names)}")
-    return "\n".join(lines)
-
-
 def _show(front: Front, quiet: bool) -> None:
     if quiet:
         return

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autoprune.artifacts import SOURCE, Usage, keep_within
 from autoprune.errors import SettingError
 from autoprune.space import digest
 
@@ -22,19 +25,25 @@ def default_root() -> Path:
 
 
 class Cache:
-    """Folders named by what their content depends on; a folder that exists is complete."""
+    """Folders named by what their content depends on; a folder that exists is complete.
 
-    def __init__(self, root: Path | None = None) -> None:
+    `source` says in a few words what its artifacts are made from, for `autoprune cache`.
+    """
+
+    def __init__(self, root: Path | None = None, source: str = "") -> None:
         self.root = default_root() if root is None else root
+        self._source = source
+        self._usage = Usage(self.root)
 
     def folder(self, kind: str, inputs: Any, build: Callable[[Path], None]) -> Path:
         """The artifact of `kind` that depends on `inputs` (plain data), built first when it is missing.
 
         `build` fills an empty folder; it is renamed into place when done, so a crash leaves no half artifact and two
-        processes building the same one agree. Raises SettingError when the cache cannot be written.
+        processes building the same one agree. What this process has used stays while it lives. Raises SettingError
+        when the cache cannot be written.
         """
         target = self.root / kind / digest(inputs)[:20]
-        if target.is_dir():
+        if self._usage.found(target):
             return target
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +54,15 @@ class Cache:
             ) from error
         try:
             build(scratch)
+            if self._source:
+                (scratch / SOURCE).write_text(json.dumps(self._source))
             os.replace(scratch, target)
         except OSError:
             if not target.is_dir():  # else another process was faster: its artifact is as good
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        self._usage.found(target)
+        with suppress(OSError):  # tidying must not fail a run
+            keep_within(self.root, kind, target)
         return target

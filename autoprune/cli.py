@@ -5,15 +5,24 @@ Exit codes: 0 done; 2 a user's mistake; 3 stopped but resumable, or a measuremen
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
-from autoprune.commands import models, runs
+from autoprune.commands import cache, leaderboard, listing, models, runs
 from autoprune.commands.stopping import outcome
 from autoprune.errors import SettingError, nearest
 
-COMMANDS = {"demo": models.COMMANDS["demo"], **runs.COMMANDS, **models.COMMANDS}
+COMMANDS = {
+    "demo": models.COMMANDS["demo"],
+    **runs.COMMANDS,
+    **leaderboard.COMMANDS,
+    **models.COMMANDS,
+    **listing.COMMANDS,
+    **cache.COMMANDS,
+}
 
+WIDTH = 98
 HELP = """\
 usage: autoprune key=value …      search: find smaller, faster versions of a model
        autoprune -m key=a,b …     search every combination, each in its own folder
@@ -38,8 +47,19 @@ example: autoprune model=docs-llama search=nsga2 constraints='{{params: 0.6x}}' 
 
 def help_text() -> str:
     """What --help prints."""
-    lines = (f"  {command.usage(name)}\n      {command.summary}" for name, command in COMMANDS.items())
+    lines = (
+        f"  {_brief(command.usage(name))}\n      {command.summary}" for name, command in COMMANDS.items()
+    )
     return HELP.format(commands="\n".join(lines))
+
+
+def _brief(usage: str) -> str:
+    """A usage that fits a line: with many options, without them."""
+    if len(usage) <= WIDTH:
+        return usage
+    name, _, rest = usage.partition(" ")
+    plain = re.sub(r"\[--[^]]*] ?", "", rest)
+    return f"{name} [options] {plain}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,8 @@ class Divergence:
     dense model's side is computed once per micro-batch and kept on disk: k token ids (int16 or int32), k
     probabilities (fp16 logarithms) and the tail's mass (fp32) for every token. On load the probabilities are
     renormalised to what the tail leaves, so that KL(dense) < 1e-5. Without a tail (k >= vocabulary) there is no bin.
+
+    top_k: tokens of the dense model that are told apart.
     """
 
     metrics = ("kl",)

@@ -13,7 +13,7 @@ MULTIPLES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 class Structured:
-    """Settings of the structured space, bound to a model by `build`.
+    """KV groups and FFN width of every block; bound to a model by `build`.
 
     ffn_options: at least this many FFN widths, zero and the full width among them.
     ffn_multiple: widths are multiples of this; null picks the largest of 256 … 1 that gives `ffn_options` widths.

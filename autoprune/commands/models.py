@@ -1,4 +1,4 @@
-"""Commands that start from a model or from nothing: demo, profile, zoo, bench, list."""
+"""Commands that start from a model or from nothing: demo, profile, zoo, bench."""
 
 from __future__ import annotations
 
@@ -53,20 +53,9 @@ def _bench(args: Namespace) -> None:
     api.bench(args.name, args.args)
 
 
-def _declare_list(parser: Parser) -> None:
-    pass  # it has no options
-
-
-def _list(args: Namespace) -> None:
-    from autoprune import api
-
-    print(api.list_parts())
-
-
 COMMANDS = {
     "demo": Command("run the main job on the built-in model", _declare_demo, _demo),
     "profile": Command("time a model's parts on this machine", _declare_profile, _profile),
     "zoo": Command("train a built-in model again", _declare_zoo, _zoo),
     "bench": Command("run a benchmark", _declare_bench, _bench),
-    "list": Command("name the models, spaces, searchers, evaluators and executors", _declare_list, _list),
 }

@@ -1,4 +1,4 @@
-"""Commands on run folders: resume, report, leaderboard, export."""
+"""Commands on run folders: resume, report, export."""
 
 from __future__ import annotations
 
@@ -46,25 +46,6 @@ def _report(args: Namespace) -> None:
     api.report(args.dirs, trust=args.trust)
 
 
-def _declare_leaderboard(parser: Parser) -> None:
-    parser.add_argument("dirs", metavar="DIR", nargs="+", help="run folders")
-    parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
-
-
-def _leaderboard(args: Namespace) -> None:
-    _check_folders(args.dirs)
-    import pandas as pd
-
-    from autoprune.report import leaderboard
-
-    tables = {folder: leaderboard.read(Path(folder)) for folder in args.dirs}
-    if args.csv:
-        rows = [table.assign(run=folder) for folder, table in tables.items()]
-        pd.concat(rows).to_csv(args.csv, index=False)
-    for folder, table in tables.items():
-        print(f"{folder}\n\n{leaderboard.markdown(table)}")
-
-
 def _declare_export(parser: Parser) -> None:
     parser.add_argument("dir", metavar="DIR", help="a run folder")
     choice = parser.add_mutually_exclusive_group(required=True)
@@ -96,6 +77,5 @@ def _check_folders(folders: list[str]) -> None:
 COMMANDS = {
     "resume": Command("go on with a run that stopped", _declare_resume, _resume),
     "report": Command("make the report of runs again", _declare_report, _report),
-    "leaderboard": Command("print the table of runs", _declare_leaderboard, _leaderboard),
     "export": Command("write a plan of a run as a checkpoint", _declare_export, _export),
 }

@@ -15,11 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from autoprune.report import text
 from autoprune.report.files import replace
 
 # Safe for all common kinds of colour blindness; a page may restyle each by its CSS variable.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5c6673", "#dfe3e8", "#fffffe"
 FRONT, UNIFORM, CLOUD = "#0072b2", "#c75000", "#9aa4b1"
+SERIES = (FRONT, "#007f5f", "#b8428c", "#6a4fbf", "#7a5c1e", "#0b8fa3")  # fronts of several families of runs
 # One hue in eight steps from little to all: lightness alone carries the value, whatever the colour vision.
 KEPT = ("#dbe9f5", "#bfd8ec", "#9cc3e0", "#74a9d1", "#3a7bb2", "#27669f", "#16558c", "#0b3a6b")
 ON_PALE, ON_DEEP = "#10202f", "#fffffd"
@@ -33,8 +35,11 @@ VARIABLES = {
     CLOUD: "--cloud",
     ON_PALE: "--on-pale",
     ON_DEEP: "--on-deep",
+    **{color: f"--s{number}" for number, color in enumerate(SERIES[1:], 2)},
     **{color: f"--kept{step}" for step, color in enumerate(KEPT, 1)},
 }
+SPAN = 3000
+PNG_DPI = 200
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "autoprune", "svg.image_inline": True}
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -63,9 +68,17 @@ def titles(axis: Axes, across: str, up: str) -> None:
 
 
 def label(
-    axis: Axes, words: str, at: tuple[float, float], offset: tuple[float, float], color: str = INK
+    axis: Axes,
+    words: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    color: str = INK,
+    halo: bool = False,
 ) -> None:
-    """A direct label at a data point, shifted by points; the side it stands on follows from the offset."""
+    """A direct label at a data point, shifted by points; the side it stands on follows from the offset.
+
+    With `halo` what lies behind it shines through faintly only.
+    """
     axis.annotate(
         words,
         at,
@@ -78,14 +91,27 @@ def label(
         annotation_clip=False,
         parse_math=False,
         zorder=6,
+        bbox={"boxstyle": "square,pad=0.12", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
+        if halo
+        else None,
     )
 
 
+def dense_mark(axis: Axes, across: float, floor: float, kl: float | None, quality: str) -> None:
+    """The dense model at the foot of the log axis, which has no zero."""
+    axis.plot([across], [floor], marker="v", markersize=9, color=INK, clip_on=False, zorder=5)
+    label(axis, f"dense: {quality} {text.kl(kl)}", (across, floor), (-11, 5), halo=True)
+
+
 def log_scale(axis: Axes, values: Sequence[float]) -> float:
-    """An upright log axis around the positive values, with plain numbers; returns its floor."""
-    span = math.log(max(max(values) / min(values), 10.0))
+    """An upright log axis around the positive values, with plain numbers; returns its floor.
+
+    At most `SPAN` between top and floor: models next to dense would leave no room for all others.
+    """
+    least = max(min(values), max(values) / SPAN)
+    span = math.log(max(max(values) / least, 10.0))
     low, high = (
-        min(values) * math.exp(-0.16 * span),
+        least * math.exp(-0.16 * span),
         max(values) * math.exp(0.07 * span),
     )  # room for dense's label
     axis.set_yscale("log")
@@ -111,10 +137,23 @@ def _freeze(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a PNG, atomically."""
+def save_png(figure: Figure, path: Path, title: str = "", about: str = "") -> None:
+    """Write a PNG, atomically; a picture that stands alone says above what it shows and of which run."""
     _freeze(figure)
-    replace(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=160))
+    left = min((axis.get_position().x0 for axis in figure.axes), default=0.0)
+    inch = 1 / figure.get_figheight()
+    style: dict[str, Any] = {"ha": "left", "va": "bottom", "parse_math": False}
+    added = []
+    if title:
+        added.append(
+            figure.text(left, 1 + 0.34 * inch, title, fontsize=13, weight="bold", color=INK, **style)
+        )
+    if about:
+        added.append(figure.text(left, 1 + 0.1 * inch, about, fontsize=9.5, color=MUTED, **style))
+    tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if added else {}
+    replace(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=PNG_DPI, **tight))
+    for words in added:
+        words.remove()
 
 
 def svg(figure: Figure) -> str:

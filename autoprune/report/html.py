@@ -8,7 +8,7 @@ from itertools import compress
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -62,15 +62,15 @@ def write(rows: pd.DataFrame, evaluated: pd.DataFrame, facts: RunFacts, folder: 
     """Write `folder`/report.html and `folder`/pictures/*.png; returns the report's path."""
     folder = Path(folder)
     shown = _pictures(complete(rows), evaluated)
+    about = f"{Path(facts.model).name} on {Path(facts.data).name} · {facts.method}, seed {facts.seed}"
+    about += f" · {text.short(facts.tokens_search)} tokens"
     for picture in shown:
-        pictures.save_png(picture.figure, folder / "pictures" / f"{picture.name}.png")
+        pictures.save_png(picture.figure, folder / "pictures" / f"{picture.name}.png", picture.title, about)
     return write_text(folder / "report.html", render(rows, shown, facts, folder))
 
 
-def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Path) -> str:
-    """The page as text; everything but our own drawings is escaped."""
-    frame = complete(rows)
-    heads, lines = _table(frame)
+def template(name: str) -> Template:
+    """A page beside this file; everything put into it is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -78,7 +78,14 @@ def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Pa
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(name)
+
+
+def render(rows: pd.DataFrame, shown: list[Picture], facts: RunFacts, folder: Path) -> str:
+    """The page as text; everything but our own drawings is escaped."""
+    frame = complete(rows)
+    heads, lines = _table(frame)
+    return template("report.html.j2").render(
         headline=headline(frame),
         pictures=[(picture, Markup(pictures.svg(picture.figure))) for picture in shown],  # noqa: S704
         unmeasured=[phase for phase in PHASES if not _measured(frame, phase)],

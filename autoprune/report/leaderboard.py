@@ -34,11 +34,14 @@ __all__ = ["COLUMNS", "markdown", "read", "terminal", "write"]
 
 def write(rows: pd.DataFrame, folder: Path) -> None:
     """Write leaderboard.csv (exact floats, empty where not measured) and leaderboard.md, each atomically."""
-    frame = complete(rows)
-    for column in COUNTS:
-        frame[column] = frame[column].astype("Int64")
-    replace(Path(folder) / "leaderboard.csv", lambda path: frame.to_csv(path, index=False))
+    write_csv(complete(rows), Path(folder) / "leaderboard.csv")
     write_text(Path(folder) / "leaderboard.md", markdown(rows))
+
+
+def write_csv(rows: pd.DataFrame, path: Path) -> Path:
+    """Write rows with exact floats and whole counts, atomically."""
+    frame = rows.astype(dict.fromkeys(COUNTS, "Int64"))
+    return replace(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
 def read(folder: Path) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from autoprune.objective import non_dominated
 from autoprune.report import text
 from autoprune.report.canvas import (
     CLOUD,
@@ -17,6 +18,7 @@ from autoprune.report.canvas import (
     PAPER,
     UNIFORM,
     canvas,
+    dense_mark,
     empty,
     label,
     log_scale,
@@ -53,20 +55,23 @@ def _line(axis: Axes, across: pd.Series, up: pd.Series, color: str, marker: str)
     )
 
 
-def _dense_mark(axis: Axes, across: float, floor: float, kl: float | None, column: str) -> None:
-    """The dense model at the foot of the log axis, which has no zero."""
-    axis.plot([across], [floor], marker="v", markersize=9, color=INK, clip_on=False, zorder=5)
-    label(axis, f"dense: {quality_label(column)} {text.kl(kl)}", (across, floor), (-11, 5))
+def _joined(axis: Axes, rows: pd.DataFrame, across: str, column: str) -> None:
+    """The front: joined where nothing in this picture dominates it; a front may have been searched for another cost."""
+    best = non_dominated(rows[[across, column]].to_numpy(float).tolist())
+    rest = np.setdiff1d(np.arange(len(rows)), best)
+    _line(axis, rows[across].iloc[best], rows[column].iloc[best], FRONT, "o")
+    axis.plot(rows[across].iloc[rest], rows[column].iloc[rest], color=FRONT, marker="o", markersize=4.5,
+              linestyle="none", alpha=0.6, zorder=3)  # fmt: skip
 
 
 def _names(axis: Axes, ours: pd.DataFrame, theirs: pd.DataFrame, across: str, column: str) -> None:
     """The two lines named where there is room: uniform above, the front below."""
     if len(theirs):
         row = theirs.iloc[len(theirs) // 2]
-        label(axis, "uniform", (row[across], row[column]), (8, 6), UNIFORM)
+        label(axis, "uniform", (row[across], row[column]), (8, 6), UNIFORM, halo=True)
     if len(ours):
         row = ours.iloc[round(len(ours) * 0.6)] if len(ours) > 1 else ours.iloc[0]
-        label(axis, "front", (row[across], row[column]), (-8, -6), FRONT)
+        label(axis, "front", (row[across], row[column]), (-8, -6), FRONT, halo=True)
 
 
 def _cloud(axis: Axes, evaluated: pd.DataFrame) -> None:
@@ -105,7 +110,7 @@ def _gain(axis: Axes, rows: pd.DataFrame, column: str) -> None:
         arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 5, "shrinkB": 5},
         zorder=5,
     )
-    label(axis, text.percent(delta), (x, (low * high) ** 0.5), (7, 0))
+    label(axis, text.percent(delta), (x, high), (0, 7), halo=True)  # beside the arrow both lines are near
 
 
 def front(rows: pd.DataFrame, evaluated: pd.DataFrame) -> Figure:
@@ -124,10 +129,10 @@ def front(rows: pd.DataFrame, evaluated: pd.DataFrame) -> Figure:
     floor = log_scale(axis, [*ours[column], *theirs[column]])
     _cloud(axis, evaluated)
     _line(axis, theirs["params_ratio"], theirs[column], UNIFORM, "s")
-    _line(axis, ours["params_ratio"], ours[column], FRONT, "o")
+    _joined(axis, ours, "params_ratio", column)
     _names(axis, ours, theirs, "params_ratio", column)
     _gain(axis, frame, column)
-    _dense_mark(axis, 1.0, floor, number(dense(frame), column), column)
+    dense_mark(axis, 1.0, floor, number(dense(frame), column), quality_label(column))
     left = min([*ours["params_ratio"], *theirs["params_ratio"]])
     axis.set_xlim(left - 0.04, 1.03)
     return figure
@@ -171,7 +176,7 @@ def latency_front(rows: pd.DataFrame, metric: str) -> Figure:
     _whiskers(axis, theirs, metric, column, UNIFORM, "s")
     _whiskers(axis, ours, metric, column, FRONT, "o")
     _names(axis, ours, theirs, across, column)
-    _dense_mark(axis, 1.0, floor, number(dense(frame), column), column)
+    dense_mark(axis, 1.0, floor, number(dense(frame), column), quality_label(column))
     return figure
 
 

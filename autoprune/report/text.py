@@ -40,6 +40,15 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
+def short(value: float | None) -> str:
+    """A count in thousands or millions, e.g. `1.5M`."""
+    if value is None:
+        return MISSING
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if value >= 1e3 else f"{value:.0f}"
+
+
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import LedgerError, SettingError
 from autoprune.ledger import FILE, Ledger, holds_run
+from autoprune.locks import take
+from autoprune.runs import CONFIG, WORKING
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIG = "config.yaml"
 LATENCY = "latency.json"
 ENVIRONMENT = "environment.json"
 
@@ -62,6 +66,24 @@ def load_settings(folder: Path, trust: bool) -> DictConfig:
         check_targets(cfg)
     validate(cfg)
     return cfg
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Mark the run as running while the block runs; raises LedgerError when another process works on it."""
+    mark = folder / WORKING
+    try:
+        handle = take(mark)
+    except OSError:  # no locks on this file system
+        yield
+        return
+    if handle is None:
+        raise LedgerError(f"{folder} is being worked on by another process; wait for it, or stop it first")
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def open_ledger(folder: Path) -> Ledger:

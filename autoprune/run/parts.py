@@ -92,7 +92,7 @@ class Parts:
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
     torch.set_num_threads(int(cfg.threads))
-    cache = Cache()
+    cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code))
         adapter = adapter_for(loaded.model)

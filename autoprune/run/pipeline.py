@@ -159,6 +159,11 @@ def _check_identity(ledger: Ledger, run: Run) -> None:
 
 
 def _finish(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> Path:
+    with folder.at_work(run.path):
+        return _stages(run, ledger, adopted)
+
+
+def _stages(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> Path:
     started = time.monotonic()
     try:
         _search(run, ledger, adopted)

@@ -21,7 +21,8 @@ class EvoPress:
     offspring: children a generation; survivors: how many pass each stage, the last one becomes the parent;
     windows: fitness windows of each stage, drawn afresh for every generation and stage; swaps: a child makes
     min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another by one of equal
-    cost. The parent joins the last stage. One objective besides the constraint is searched: quality at the budget.
+    cost; generations: how many at most, null for as many as the tokens pay for. The parent joins the last stage. One
+    objective besides the constraint is searched: quality at the budget.
     """
 
     def __init__(

@@ -201,11 +201,3 @@ def test_a_constraint_holds_for_the_whole_front(given: Any, tmp_path: Path, no_e
 
 def test_leaderboard_is_read_back(front: Front) -> None:
     assert list(front.frame().columns) == list(leaderboard.COLUMNS)
-
-
-def test_parts_are_listed() -> None:
-    from autoprune import api
-
-    lines = {line.split()[0]: line for line in api.list_parts().splitlines()}
-    assert "structured" in lines["space"] and "nsga2" in lines["search"]
-    assert "divergence" in lines["evaluator"] and "serial" in lines["executor"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("run_config", "demo", "resume", "report", "export", "profile", "zoo_train", "bench", "list_parts")
+NAMES = ("run_config", "demo", "resume", "report", "export", "profile", "zoo_train", "bench")
 
 
 @dataclass

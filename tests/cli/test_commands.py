@@ -42,25 +42,10 @@ def folder(tmp_path: Path) -> Path:
         ("zoo train n --to d", ("zoo_train", ("n", "d"), {})),
         ("bench n", ("bench", ("n", []), {})),
         ("bench n --seeds 3 x=y", ("bench", ("n", ["--seeds", "3", "x=y"]), {})),
-        ("list", ("list_parts", (), {})),
     ],
 )
 def test_command(run: Callable[..., Any], calls: Any, folder: Path, line: str, call: tuple[Any, ...]) -> None:
     done = run(*line.split())
     assert (done.code, done.err) == (0, "")
     assert calls.made == [call]
-    assert done.out == ("answer\n" if line == "list" else "")
-
-
-def test_leaderboard(
-    run: Callable[..., Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pd = pytest.importorskip("pandas")
-    leaderboard = pytest.importorskip("autoprune.report.leaderboard")
-    monkeypatch.setattr(leaderboard, "read", lambda path: pd.DataFrame({"key": [path.name]}))
-    monkeypatch.setattr(leaderboard, "markdown", lambda table: f"| {table.key[0]} |")
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "config.yaml").touch()
-    done = run("leaderboard", "r", "s", "--csv", "all.csv")
-    assert done.code == 0 and "| r |" in done.out and "| s |" in done.out
-    assert (tmp_path / "all.csv").read_text().split() == ["key,run", "r,r", "s,s"]
+    assert done.out == ""

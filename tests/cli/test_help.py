@@ -16,12 +16,16 @@ OPTIONS = {
     "demo": "[--out DIR]",
     "resume": "[--fork NEW] [--trust] DIR",
     "report": "[--trust] DIR [DIR ...]",
-    "leaderboard": "[--csv FILE] DIR [DIR ...]",
+    "leaderboard": (
+        "[--csv FILE] [--md FILE] [--html FILE] [--by COLUMN] [--reverse] [--where COND] [--cost COLUMN] "
+        "[--all] DIR [DIR ...]"
+    ),
     "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--trust] DIR",
     "profile": "[--to FILE] MODEL",
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
-    "list": "",
+    "list": "[GROUP] [DIR]",
+    "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
 }
 SETTINGS = (
     "model data out objectives constraints tokens evaluations seconds seed window sequences threads space "

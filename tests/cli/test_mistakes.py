@@ -41,9 +41,14 @@ MISTAKES = [
     ("resume", "resume: the following arguments are required: DIR; see autoprune resume --help"),
     ("resume run", "run is not a run folder"),
     ("report run", "run is not a run folder"),
-    ("leaderboard run", "run is not a run folder"),
+    ("leaderboard run", "run does not exist or is no folder; name a run folder or a folder of runs"),
+    ("leaderboard .", ". holds no run: no ledger.sqlite in it or below it"),
     ("zoo trian x", "invalid choice: 'trian'"),
-    ("list me", "unrecognized arguments: me"),
+    ("list serach", "list: unknown group 'serach'; did you mean 'search'?"),
+    ("list search here", "list: a folder goes with runs: autoprune list runs here"),
+    ("list runs nowhere", "nowhere does not exist or is no folder"),
+    ("list runs .", ". holds no run: no ledger.sqlite in it or below it"),
+    ("cache prnue", "cache: unknown action 'prnue'; did you mean 'prune'?"),
 ]
 
 

@@ -37,7 +37,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
         (KeyboardInterrupt(), 3, "stopped"),
     ],
 )
-@pytest.mark.parametrize("words", [["list"], ["model=x", "out=r"]])
+@pytest.mark.parametrize("words", [["profile", "m"], ["model=x", "out=r"]])
 def test_one_line(
     run: Callable[..., Any], calls: Any, words: list[str], error: Any, code: int, line: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_one_line(
     assert done.err.startswith(f"autoprune: {line}") and done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["list"], ["model=x", "out=r"]])
+@pytest.mark.parametrize("words", [["profile", "m"], ["model=x", "out=r"]])
 def test_a_fault_of_ours_shows_its_traceback(run: Callable[..., Any], calls: Any, words: list[str]) -> None:
     calls.answer = raising(ZeroDivisionError("of ours"))
     done = run(*words)

@@ -170,3 +170,28 @@ def test_png(rows: pd.DataFrame, tmp_path: Path) -> None:
     pictures.save_png(pictures.latency_front(rows, "prefill"), tmp_path / "deep" / "x.png")
     assert (tmp_path / "deep" / "x.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.png"]
+
+
+def test_what_another_point_beats_is_not_on_the_line(rows: pd.DataFrame, evaluated: pd.DataFrame) -> None:
+    """A front that was searched for another cost would zigzag."""
+    rows.loc[8, "kl_test"] *= 10
+    lines = [x for x in pictures.front(rows, evaluated).axes[0].lines if x.get_color() == FRONT]
+    joined = [len(x.get_xdata()) for x in lines if x.get_linestyle() == "-"]
+    alone = [set(x.get_ydata()) for x in lines if x.get_linestyle() == "None"]
+    assert joined == [19] and rows["kl_test"][8] in alone[0]
+
+
+def test_a_picture_that_stands_alone_has_a_title(rows: pd.DataFrame, tmp_path: Path) -> None:
+    figure = pictures.latency_front(rows, "decode")
+    before = pictures.svg(figure)
+    pictures.save_png(figure, tmp_path / "bare.png")
+    pictures.save_png(figure, tmp_path / "titled.png", "Quality", "of a $model$")
+    heights = [int.from_bytes((tmp_path / f"{n}.png").read_bytes()[20:24]) for n in ("bare", "titled")]
+    assert heights[1] > heights[0] + 50
+    assert pictures.svg(figure) == before, "the page has titles of its own"
+
+
+def test_models_next_to_dense_leave_room_for_the_others(rows: pd.DataFrame, evaluated: pd.DataFrame) -> None:
+    rows.loc[1, "kl_test"] = 1e-9
+    low, high = pictures.front(rows, evaluated).axes[0].get_ylim()
+    assert low > rows["kl_test"].max() / 50_000

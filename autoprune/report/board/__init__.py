@@ -1,0 +1,1 @@
+"""The leaderboard over many runs: one table, grouped by what may be compared, marked, with means over seeds."""

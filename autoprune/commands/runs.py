@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from autoprune.commands.parser import Command, Parser
 from autoprune.commands.stopping import stopped_in
@@ -64,7 +65,7 @@ def _export(args: Namespace) -> None:
     from autoprune import api
 
     chosen = {name: getattr(args, name) for name in EXPORTED_BY if getattr(args, name) is not None}
-    again = {"refit": True} if args.refit else {}  # else what the run's settings say
+    again: dict[str, Any] = {"refit": True} if args.refit else {}  # else what the run's settings say
     api.export(args.dir, to=args.to, trust=args.trust, **chosen, **again)
 
 

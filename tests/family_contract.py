@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
+from autoprune.cache import Cache
 from autoprune.export.assemble import build, mixed_config
 from autoprune.hardware.workload import Workload, decode, prefill
 from autoprune.models import adapter_for
+from autoprune.pruning.nested import NestedLadders, build_nested
 from autoprune.shape import AnalyticCosts
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
 from tests.families import Family
@@ -268,6 +272,24 @@ class FamilyContract:
             buffers = dict(case.model.named_buffers())
             assert dict(small.named_buffers()).keys() == buffers.keys()
             assert all(torch.equal(b, buffers[n]) for n, b in small.named_buffers())
+
+    def test_nested_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path) -> None:
+        windows = ids.numpy().astype(np.int32)
+        ladders = NestedLadders(
+            case.adapter, build_nested(case.adapter, "digest", windows, 2, Cache(tmp_path))
+        )
+        dense = logits(case.model, ids)
+        for name in ("full", "mixed"):
+            plan = case.plans()[name]
+            small = case.adapter.install(plan, ladders.weights, torch.float32)
+            with torch.inference_mode():
+                state = case.adapter.embed(ids)
+                for at, sublayer in enumerate(plan.sublayers):
+                    weights = ladders.weights(at // 2, sublayer)
+                    state = case.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+                found = case.adapter.head(state)
+            assert difference(found, logits(small, ids)) <= 1e-5, name
+            assert (difference(found, dense) <= 1e-5) == (name == "full"), name
 
     def test_it_can_be_timed(self, case: Case) -> None:
         work = Workload(prefill_tokens=8, context=8, decode_steps=2, rounds=5)

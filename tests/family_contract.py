@@ -251,13 +251,20 @@ class FamilyContract:
             assert torch.equal(small.generate(ids, **settings), wanted), name
             assert torch.equal(small.generate(ids, use_cache=False, **settings), wanted), name
 
-    def test_left_padding_is_ignored(self, case: Case, ids: Tensor) -> None:
+    def test_left_padding_is_ignored_as_the_stock_model_does(self, case: Case, ids: Tensor) -> None:
         small, mask = case.install(case.plans()["gone"]), torch.ones_like(ids)
         mask[0, :3] = 0
         positions = (mask.cumsum(1) - 1).clamp(0)
         with torch.inference_mode():
             padded = small(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+            same = [
+                model(input_ids=ids, attention_mask=mask).logits[:, 3:]
+                for model in (case.model, case.install_mixed(case.plans()["full"]))
+            ]
         assert difference(padded[0, 3:], logits(small, ids[:1, 3:])[0]) <= 1e-5
+        assert difference(same[1], same[0]) <= 1e-5, (
+            "positions of padded tokens differ from the stock model's"
+        )
 
     def test_it_can_be_trained_further(self, case: Case, ids: Tensor) -> None:
         small = copy.deepcopy(case.install(case.plans()["gone"])).train()

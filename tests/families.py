@@ -52,7 +52,12 @@ class Family:
 
 
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
-ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.2], "long_factor": [2.0, 3.0]}
+LONGROPE = {
+    "rope_parameters": {**LONG, "partial_rotary_factor": 0.5},
+    "original_max_position_embeddings": 64,
+    "max_position_embeddings": 128,
+}
 SOME_WINDOWS = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 
 FAMILIES = {
@@ -84,7 +89,7 @@ FAMILIES = {
     "phi3": Family(
         "Phi3Config",
         "Phi3ForCausalLM",
-        {"untied": UNTIED, "window": {**TIED, "sliding_window": WINDOW}, "partial": ROPE},
+        {"untied": UNTIED, "window": {**TIED, "sliding_window": WINDOW}, "longrope": LONGROPE},
     ),
     "gpt2": Family(
         "GPT2Config",

@@ -76,10 +76,12 @@ def build(
     state = {name: _copied(t, dtype, dense.device) for name, t in _kept(adapter, plan, weights)}
     small.load_state_dict(state, strict=True, assign=True)
     small.tie_weights()
-    # not in the state: rotary frequencies and scales, in the dtype they are in
-    for name, buffer in dense.named_buffers():
+    # not in the state: rotary frequencies and scales, in the dtype they are in, as they were before any long text
+    buffers = dict(dense.named_buffers())
+    for name in dict(small.named_buffers()):
         owner, _, short = name.rpartition(".")
-        setattr(small.get_submodule(owner), short, buffer.clone())
+        source = buffers.get(f"{owner}.original_{short}", buffers[name])
+        setattr(small.get_submodule(owner), short, source.clone())
     small.generation_config = _generation(dense)
     assembled: PreTrainedModel = small.eval()
     return assembled

@@ -149,6 +149,8 @@ class MixedModel:
     def __init__(self: Any, config: Any) -> None:
         with without_blocks(config):
             super().__init__(config)
+        if hasattr(self, "rotary_emb"):  # some kinds read the number of heads again on every call
+            self.rotary_emb.config = BlockConfig(config, 0)
         blocks = range(config.num_hidden_layers)
         setattr(self, self.blocks, nn.ModuleList(self.block(config, i) for i in blocks))
         # the cache slot of each kind of attention that knows the number of tokens

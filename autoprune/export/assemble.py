@@ -77,7 +77,7 @@ def build(
     small.load_state_dict(state, strict=True, assign=True)
     small.tie_weights()
     # not in the state: rotary frequencies and scales, in the dtype they are in, as they were before any long text
-    buffers = dict(dense.named_buffers())
+    buffers: dict[str, Tensor] = dict(dense.named_buffers())
     for name in dict(small.named_buffers()):
         owner, _, short = name.rpartition(".")
         source = buffers.get(f"{owner}.original_{short}", buffers[name])

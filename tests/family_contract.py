@@ -19,7 +19,9 @@ from autoprune.cache import Cache
 from autoprune.export.assemble import build, mixed_config
 from autoprune.hardware.workload import Workload, decode, prefill
 from autoprune.models import adapter_for
-from autoprune.pruning.nested import NestedLadders, build_nested
+from autoprune.pruning.build import ladder_folder
+from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.recipe import LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
 from tests.families import Family
@@ -280,11 +282,13 @@ class FamilyContract:
             assert dict(small.named_buffers()).keys() == buffers.keys()
             assert all(torch.equal(b, buffers[n]) for n, b in small.named_buffers())
 
-    def test_nested_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path) -> None:
-        windows = ids.numpy().astype(np.int32)
-        ladders = NestedLadders(
-            case.adapter, build_nested(case.adapter, "digest", windows, 2, Cache(tmp_path))
-        )
+    @pytest.mark.parametrize("ladder", LADDERS)
+    def test_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path, ladder: str) -> None:
+        groups, width = case.full
+        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, 1, 5, width)}
+        recipe = LadderRecipe(ids.numpy().astype(np.int32), 2, ladder=ladder, options=options)
+        folder = ladder_folder(case.adapter, "digest", recipe, Cache(tmp_path))
+        ladders = StoredLadders(case.adapter, folder)
         dense = logits(case.model, ids)
         for name in ("full", "mixed"):
             plan = case.plans()[name]

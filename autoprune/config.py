@@ -79,6 +79,7 @@ class Config:
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared
     trust_remote_code: bool = False
+    adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False
 
 

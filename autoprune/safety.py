@@ -15,12 +15,12 @@ ROOMS = ("autoprune", "search_spaces", "evaluators")
 def check_targets(cfg: Any) -> None:
     """Raise SettingError unless every `_target_` of a stored configuration is a class of our own rooms.
 
-    Refused too are interpolations (a run stores its settings resolved, and a resolver could make a target) and
-    `trust_remote_code`, which would run the code of whatever model the folder names.
+    So must a named `adapter` be. Refused too are interpolations (a run stores its settings resolved, and a resolver
+    could make a target) and `trust_remote_code`, which would run the code of whatever model the folder names.
     """
     plain = OmegaConf.to_container(cfg, resolve=False) if OmegaConf.is_config(cfg) else cfg
     for path, key, value in _leaves(plain, ""):
-        if key == "_target_":
+        if key == "_target_" or (path == "adapter" and value is not None):
             _check_class(path, value)
         if key == "trust_remote_code" and value is not False:
             raise SettingError(f"{path}={value} would run the model's own code; pass --trust to allow it")

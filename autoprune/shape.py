@@ -23,9 +23,13 @@ class Shape:
     vocabulary: int
     tied: bool
     gated: bool = True
-    attention_bias: bool = False
+    attention_bias: bool = False  # of q, k and v, and of o unless `output_bias` says otherwise
     ffn_bias: bool = False
     norm_params: int = 0  # of one norm
+    output_bias: bool | None = None  # whether o has a bias; None: as q, k and v
+    head_norm_params: int = 0  # of the norms of queries and keys
+    position_params: int = 0  # of learned positions
+    windows: tuple[int | None, ...] = ()  # tokens each block attends to; None or empty: all of them
     bytes_per_value: int = 2
     dtype: str = "bfloat16"
 
@@ -49,10 +53,10 @@ class AnalyticCosts:
 
     @cached_property
     def base(self) -> Mapping[str, float]:
-        """Embedding, final norm and head."""
+        """Embedding, learned positions, final norm and head."""
         s = self.shape
         embedding = s.vocabulary * s.hidden
-        outside = embedding * (1 if s.tied else 2) + s.norm_params
+        outside = embedding * (1 if s.tied else 2) + s.norm_params + s.position_params
         return {
             "params": 0.0,
             "params_total": float(outside),
@@ -65,7 +69,7 @@ class AnalyticCosts:
         """Costs of one sublayer; all zero when it is gone."""
         if plan.gone:
             return {"params": 0.0, "params_total": 0.0, "flops": 0.0, "kv_bytes": 0.0, "bytes": 0.0}
-        params, flops, kv = self._attention(plan) if plan.kind == "attention" else self._ffn(plan)
+        params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
         size = self.shape.bytes_per_value
         return {
             "params": float(params),
@@ -75,14 +79,20 @@ class AnalyticCosts:
             "bytes": float(params * size),
         }
 
-    def _attention(self, plan: SublayerPlan) -> tuple[int, int, int]:
+    def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
         groups = int(plan.get("kv_groups"))
         queries, keys = groups * s.heads_per_group * s.head_dim, groups * s.head_dim
         weights = 2 * s.hidden * (queries + keys)
-        biases = queries + 2 * keys + s.hidden if s.attention_bias else 0
+        biases = queries + 2 * keys if s.attention_bias else 0
+        biases += s.hidden if (s.attention_bias if s.output_bias is None else s.output_bias) else 0
         scores = 2 * 2 * t * t * queries  # both products, counted in full as the dense kernel computes them
-        return weights + biases + s.norm_params, 2 * t * weights + scores, 2 * keys * t
+        window = s.windows[block] if s.windows else None
+        cached = (
+            t if window is None else min(t, window - 1)
+        )  # the newest token's own are not kept for the next
+        norms = s.norm_params + s.head_norm_params
+        return weights + biases + norms, 2 * t * weights + scores, 2 * keys * cached
 
     def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
         s = self.shape

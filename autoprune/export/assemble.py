@@ -10,128 +10,113 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from autoprune.errors import ExportError, UnsupportedModelError
-from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaConfig, AutopruneLlamaForCausalLM
+from autoprune.errors import ExportError
+from autoprune.models.decoder import Decoder
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 
 Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
 """(block, what the sublayer keeps) -> its tensors by short name; never called for a sublayer that is gone.
 
 Attention: norm [d], q [g*rep*hd, d], k and v [g*hd, d], o [d, g*rep*hd]; FFN: norm [d], gate and up [w, d],
-down [d, w]; and q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias where the dense model has them.
+down [d, w]; and whatever else the dense model has: biases `*_bias`, q_norm and k_norm [hd].
 """
 
-_NORM = {"attention": "input_layernorm", "ffn": "post_attention_layernorm"}
-_MATRICES = {"attention": ("self_attn", ("q", "k", "v", "o")), "ffn": ("mlp", ("gate", "up", "down"))}
 _SKIP = {"attention": "attention", "ffn": "mlp"}
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
-def assemble(model: PreTrainedModel, plan: Plan, weights: Weights, dtype: torch.dtype) -> PreTrainedModel:
+def assemble(adapter: Decoder, plan: Plan, weights: Weights, dtype: torch.dtype) -> PreTrainedModel:
     """The model that holds only what `plan` keeps, in eval mode and `dtype`, on the dense model's device.
 
-    `model` is the dense LlamaForCausalLM: the source of config, embedding, final norm and head; it is not
-    changed and shares no memory with the result, which is a plain LlamaForCausalLM where the stock config can
-    express the plan, else an AutopruneLlamaForCausalLM. Raises ExportError when a tensor does not fit.
+    `adapter.model` is the dense model: the source of config and all that is outside blocks; it is not changed and
+    shares no memory with the result, which is of the family's stock class where its config can express the plan, else
+    of the mixed one. Raises ExportError when a tensor does not fit.
     """
-    return build(model, plain_config(model, plan) or mixed_config(model, plan), plan, weights, dtype)
+    return build(adapter, plain_config(adapter, plan) or mixed_config(adapter, plan), plan, weights, dtype)
 
 
-def plain_config(model: PreTrainedModel, plan: Plan) -> LlamaConfig | None:
+def plain_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig | None:
     """The stock config of a plan with equal blocks, nothing gone and sizes it accepts; None otherwise."""
-    sizes = _sizes(model, plan)
+    sizes, layout = _sizes(adapter, plan), adapter.layout
     if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes):
         return None
+    wanted = dict(sizes[0])
+    if layout.fixed_heads and wanted.pop(layout.heads) != adapter.shape.heads:
+        return None
     try:
-        return LlamaConfig(**(_carried(model) | sizes[0]))
+        return layout.stock.config_class(**(_carried(adapter) | wanted))  # type: ignore[no-any-return]
     except (ValueError, StrictDataclassError):
         return None
 
 
-def mixed_config(model: PreTrainedModel, plan: Plan) -> AutopruneLlamaConfig:
+def mixed_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig:
     """The config of any plan: the commonest sizes as global ones, the rest per block."""
-    sizes = _sizes(model, plan)
-    common = {name: _commonest([s[name] for s in sizes if name in s]) for name in _dense_sizes(model)}
-    for name, value in _dense_sizes(model).items():
-        common[name] = common[name] or value
+    sizes, dense = _sizes(adapter, plan), _dense_sizes(adapter)
+    common = {name: _commonest([s[name] for s in sizes if name in s]) or dense[name] for name in dense}
     blocks: dict[int, dict[str, Any]] = {}
     for i, own in enumerate(sizes):
         blocks[i] = dict(own)
         if skip := [_SKIP[kind] for kind in KINDS if plan.at(i, kind).gone]:
             blocks[i]["skip"] = skip
-    return AutopruneLlamaConfig(**(_carried(model) | common | {"per_layer_config": blocks}))
+    family = adapter.layout.mixed.config_class
+    return family(**(_carried(adapter) | common | {"per_layer_config": blocks}))  # type: ignore[no-any-return]
 
 
 def build(
-    model: PreTrainedModel, config: LlamaConfig, plan: Plan, weights: Weights, dtype: torch.dtype
+    adapter: Decoder, config: PreTrainedConfig, plan: Plan, weights: Weights, dtype: torch.dtype
 ) -> PreTrainedModel:
     """As `assemble`, with the config (and by it the class) given."""
     config.dtype = dtype
+    dense, layout = adapter.model, adapter.layout
+    family = layout.mixed if isinstance(config, layout.mixed.config_class) else layout.stock
     with torch.device("meta"):
-        small: Any = (
-            AutopruneLlamaForCausalLM(config)
-            if isinstance(config, AutopruneLlamaConfig)
-            else LlamaForCausalLM(config)
-        )
-    shapes = {name: parameter.shape for name, parameter in small.named_parameters(remove_duplicate=False)}
-    state = {name: _copied(t, dtype, model.device) for name, t in _kept(model, plan, weights, shapes)}
-    if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        small: Any = family(config)
+    state = {name: _copied(t, dtype, dense.device) for name, t in _kept(adapter, plan, weights)}
     small.load_state_dict(state, strict=True, assign=True)
     small.tie_weights()
-    # not in the state: computed anew, in float32 whatever the dtype, as loading a checkpoint does
-    small.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)
-    small.generation_config = _generation(model)
+    # not in the state: rotary frequencies and scales, in the dtype they are in, as they were before any long text
+    buffers: dict[str, Tensor] = dict(dense.named_buffers())
+    for name in dict(small.named_buffers()):
+        owner, _, short = name.rpartition(".")
+        source = buffers.get(f"{owner}.original_{short}", buffers[name])
+        setattr(small.get_submodule(owner), short, source.clone())
+    small.generation_config = _generation(dense)
     assembled: PreTrainedModel = small.eval()
     return assembled
 
 
-def _kept(
-    model: PreTrainedModel, plan: Plan, weights: Weights, shapes: Mapping[str, Sequence[int]]
-) -> Iterator[tuple[str, Tensor]]:
-    """Full names and tensors, each checked against the shape that the plan asks for."""
-    dense: Any = model
-    yield "model.embed_tokens.weight", dense.model.embed_tokens.weight
-    yield "model.norm.weight", dense.model.norm.weight
-    if not model.config.tie_word_embeddings:
-        yield "lm_head.weight", dense.lm_head.weight
+def _kept(adapter: Decoder, plan: Plan, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Full names and tensors, those of blocks checked against the shapes that the plan asks for."""
+    inside = f"{adapter.layout.blocks}."
+    for name, parameter in adapter.model.named_parameters(remove_duplicate=False):
+        if not name.startswith(inside):
+            yield name, parameter
     for block in range(plan.blocks):
         for kind in KINDS:
             sublayer = plan.at(block, kind)
             if not sublayer.gone:
-                yield from _sublayer(block, kind, dict(weights(block, sublayer)), shapes)
+                given = dict(weights(block, sublayer))
+                _check_shapes(adapter, block, sublayer, given)
+                yield from adapter.layout.write(block, kind, given)
 
 
-def _sublayer(
-    block: int, kind: Kind, given: dict[str, Tensor], shapes: Mapping[str, Sequence[int]]
-) -> Iterator[tuple[str, Tensor]]:
+def _check_shapes(adapter: Decoder, block: int, sublayer: SublayerPlan, given: Mapping[str, Tensor]) -> None:
+    kind: Kind = sublayer.kind
+    dense, units = adapter.weights(block, kind), adapter.units(kind)
     where = f"block {block}'s {kind}"
-    for short, name in _names(block, kind).items():
-        if name not in shapes:
-            continue  # a bias that this model does not have
+    for short, tensor in dense.items():
         if short not in given:
             raise ExportError(f"{where} was given no {short}")
-        tensor = given.pop(short)
-        if tensor.shape != shapes[name]:
-            needed = list(shapes[name])
-            raise ExportError(f"{where}: {short} is {list(tensor.shape)}, the plan needs {needed}")
-        yield name, tensor
-    if given:
-        raise ExportError(f"{where} was given {sorted(given)}, which this model has no place for")
-
-
-def _names(block: int, kind: Kind) -> dict[str, str]:
-    """Short names of `Weights` -> parameter names."""
-    prefix = f"model.layers.{block}"
-    module, matrices = _MATRICES[kind]
-    names = {"norm": f"{prefix}.{_NORM[kind]}.weight"}
-    for short in matrices:
-        names[short] = f"{prefix}.{module}.{short}_proj.weight"
-        names[f"{short}_bias"] = f"{prefix}.{module}.{short}_proj.bias"
-    return names
+        needed = list(tensor.shape)
+        if short in units.slices:
+            dim, size = units.slices[short]
+            needed[dim] = size * int(sublayer.get(adapter.unit_setting(kind)))
+        if list(given[short].shape) != needed:
+            raise ExportError(f"{where}: {short} is {list(given[short].shape)}, the plan needs {needed}")
+    if unknown := sorted(given.keys() - dense.keys()):
+        raise ExportError(f"{where} was given {unknown}, which this model has no place for")
 
 
 def _copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -139,43 +124,36 @@ def _copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor.detach())
 
 
-def _dense_sizes(model: PreTrainedModel) -> dict[str, int]:
-    config = model.config
-    return {
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "intermediate_size": config.intermediate_size,
-    }
+def _dense_sizes(adapter: Decoder) -> dict[str, int]:
+    shape = adapter.shape
+    return adapter.layout.sizes(shape.heads, shape.kv_groups, shape.ffn)
 
 
-def _sizes(model: PreTrainedModel, plan: Plan) -> list[dict[str, int]]:
+def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
     """Config sizes of each block's sublayers that are not gone; refuses a plan of another model."""
-    if model.config.model_type != "llama":
-        raise UnsupportedModelError(f"cannot export model type {model.config.model_type!r}; allowed: 'llama'")
-    dense = _dense_sizes(model)
-    heads, groups, width = dense.values()
-    if plan.blocks != model.config.num_hidden_layers:
-        raise ExportError(f"the plan has {plan.blocks} blocks, the model {model.config.num_hidden_layers}")
+    shape = adapter.shape
+    if plan.blocks != shape.blocks:
+        raise ExportError(f"the plan has {plan.blocks} blocks, the model {shape.blocks}")
     sizes = []
     for block, (g, w) in enumerate(plan.widths()):
-        if not (0 <= g <= groups and 0 <= w <= width):
+        if not (0 <= g <= shape.kv_groups and 0 <= w <= shape.ffn):
             raise ExportError(
                 f"block {block} of the plan keeps {g} KV groups and FFN width {w}; "
-                f"allowed: 0..{groups} and 0..{width}"
+                f"allowed: 0..{shape.kv_groups} and 0..{shape.ffn}"
             )
-        attention = {"num_attention_heads": g * (heads // groups), "num_key_value_heads": g} if g else {}
-        sizes.append(attention | ({"intermediate_size": w} if w else {}))
+        sizes.append(adapter.layout.sizes(g * shape.heads_per_group, g, w))
     return sizes
 
 
-def _carried(model: PreTrainedModel) -> dict[str, Any]:
+def _carried(adapter: Decoder) -> dict[str, Any]:
     """All settings that no plan changes: rope, eps, activation, token ids …"""
-    config = model.config
+    config = adapter.model.config
     left = {"model_type", "architectures", "transformers_version", "auto_map", "dtype", "_name_or_path"}
-    left |= {*_dense_sizes(model), "head_dim"}
+    left |= _dense_sizes(adapter).keys()
     carried = {k: v for k, v in copy.deepcopy(config.to_dict()).items() if k not in left}
-    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-    return carried | {"head_dim": head_dim, "attn_implementation": config._attn_implementation}
+    if not adapter.layout.fixed_heads:
+        carried["head_dim"] = adapter.shape.head_dim
+    return carried | {"attn_implementation": config._attn_implementation}
 
 
 def _commonest(values: Sequence[int]) -> int:

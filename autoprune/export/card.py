@@ -12,7 +12,7 @@ _SPLITS = ("calibration", "fitness", "selection", "test", "train")
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
 _MIXED = """\
-Blocks differ in size, so the modelling file `modeling_autoprune_llama.py` travels with the weights; it needs
+Blocks differ in size, so the modelling file `modeling_autoprune_FAMILY.py` travels with the weights; it needs
 transformers >= 5.15 and your consent to run it:
 
 ```python
@@ -31,7 +31,7 @@ from autoprune.export.checkpoint import load_checkpoint
 model = load_checkpoint(Path(FOLDER))
 ```"""
 _PLAIN = """\
-All blocks are alike, so this is a plain Llama checkpoint:
+All blocks are alike, so this is a plain FAMILY checkpoint:
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -41,7 +41,7 @@ model = AutoModelForCausalLM.from_pretrained(FOLDER)
 
 
 def model_card(
-    *, source: str, plan: Plan, figures: Mapping[str, float], command: str, heterogeneous: bool
+    *, source: str, plan: Plan, figures: Mapping[str, float], command: str, family: str, heterogeneous: bool
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`."""
     parts = [
@@ -53,7 +53,7 @@ def model_card(
     ]
     if figures:
         parts += ["## Figures", _figures(figures)]
-    parts += ["## How to load it", _MIXED if heterogeneous else _PLAIN]
+    parts += ["## How to load it", (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)]
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
     return "\n\n".join(parts) + "\n"

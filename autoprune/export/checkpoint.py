@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -13,22 +14,25 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
-from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaConfig, AutopruneLlamaForCausalLM
+from autoprune.export.modeling import modeling_autoprune
+from autoprune.models import FAMILIES, family_class
 from autoprune.space import Plan
 
 PLAN_FILE = "autoprune_plan.json"
+PREFIX = "autoprune_"  # of the model types of mixed checkpoints
 
 
-def register() -> None:
-    """Make transformers' Auto classes know our model type, and saving copy its modelling file. Idempotent."""
-    AutoConfig.register(AutopruneLlamaConfig.model_type, AutopruneLlamaConfig, exist_ok=True)
-    AutoModelForCausalLM.register(AutopruneLlamaConfig, AutopruneLlamaForCausalLM, exist_ok=True)
-    family: Any
-    for family, auto in (
-        (AutopruneLlamaConfig, AutoConfig),
-        (AutopruneLlamaForCausalLM, AutoModelForCausalLM),
-    ):
-        family.register_for_auto_class(auto.__name__)
+def register(*mixed: Any) -> None:
+    """Make transformers' Auto classes know mixed classes, and saving copy their modelling files. Idempotent.
+
+    Without arguments those of all built-in families.
+    """
+    for family in mixed or [family_class(name).layout.mixed for name in FAMILIES]:
+        config = family.config_class
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForCausalLM.register(config, family, exist_ok=True)
+        config.register_for_auto_class(AutoConfig.__name__)
+        family.register_for_auto_class(AutoModelForCausalLM.__name__)
 
 
 def check_destination(to: Path) -> Path:
@@ -80,23 +84,46 @@ def save_checkpoint(
 def _write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, card: str, plan: Plan
 ) -> None:
-    register()
+    if isinstance(model, modeling_autoprune.MixedForCausalLM):
+        register(type(model))
     model.save_pretrained(folder)
+    _make_self_contained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
 
 
+def _make_self_contained(folder: Path) -> None:
+    """A modelling file of the user's own imports the shared one from here; its copy takes the one beside it."""
+    shared = Path(str(modeling_autoprune.__file__))
+    for file in folder.glob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        if f"from {modeling_autoprune.__name__} import" in source:
+            source = source.replace(
+                f"from {modeling_autoprune.__name__} import", f"from .{shared.stem} import"
+            )
+            file.write_text(source, encoding="utf-8")
+            shutil.copyfile(shared, folder / shared.name)
+
+
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A saved checkpoint in eval mode, in its own dtype unless told; raises UnsupportedModelError."""
-    register()
     if not (folder / "config.json").is_file():
         raise UnsupportedModelError(f"{folder} holds no checkpoint: it has no config.json")
     try:
+        _register_family(folder)
         wanted: Any = {"dtype": dtype or "auto", "local_files_only": True}
         found: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnsupportedModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     loaded: PreTrainedModel = found.eval()
     return loaded
+
+
+def _register_family(folder: Path) -> None:
+    """Where the checkpoint is a mixed one of a built-in family."""
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    family = str(model_type).removeprefix(PREFIX)
+    if family != model_type and family in FAMILIES:
+        register(family_class(family).layout.mixed)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from autoprune.errors import UnsupportedModelError, nearest
+from autoprune.models import check_family
 from autoprune.zoo import built_in, folder_of
 
 WANTED = "name a built-in model, the folder of a transformers causal language model, or a hub id OWNER/NAME"
@@ -29,10 +30,11 @@ class Loaded:
     digest: str
 
 
-def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
+def load_model(name: str, trust_remote_code: bool = False, any_family: bool = False) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
 
-    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, or is no causal language model.
+    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is no causal language model, or
+    (unless `any_family`) is of a family without adapter.
     """
     source = _resolve(name)
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -42,6 +44,8 @@ def load_model(name: str, trust_remote_code: bool = False) -> Loaded:
     hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if not any_family:
+            check_family(config.model_type)
         found: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,

@@ -50,6 +50,7 @@ def export_plan(run: Run, row: Mapping[str, Any], to: Path, refit: bool = False)
         figures=figures,
         command=f"{folder.command_of(run.path)}\nautoprune export {run.path.name} --key {plan.key} --to {to.name}"
         + " --refit" * refit,
+        family=run.parts.adapter.shape.model_type,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
     )
     save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)

@@ -94,8 +94,8 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):
-        loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code))
-        adapter = adapter_for(loaded.model)
+        loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=cfg.adapter is not None)
+        adapter = adapter_for(loaded.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
         data = "docs" if cfg.data == "auto" else str(cfg.data)
         corpus = open_corpus(data, loaded.tokenizer, int(cfg.window), cache)

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 from autoprune.errors import ExportError, UnsupportedModelError
 from autoprune.export.assemble import assemble, build, mixed_config, plain_config
 from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaForCausalLM
+from autoprune.models import adapter_for
 from autoprune.space import Plan
 
 FAMILIES = {
@@ -32,7 +33,7 @@ def model(request: pytest.FixtureRequest, tiny: SimpleNamespace) -> LlamaForCaus
 def test_equals_the_dense_model_with_lost_units_zeroed(
     model: LlamaForCausalLM, plan: Plan, tiny: SimpleNamespace, ids: Tensor
 ) -> None:
-    small = assemble(model, plan, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
     assert not small.training
     torch.testing.assert_close(
         tiny.logits(small, ids), tiny.logits(tiny.zeroed(model, plan), ids), atol=1e-5, rtol=1e-5
@@ -41,7 +42,7 @@ def test_equals_the_dense_model_with_lost_units_zeroed(
 
 
 def test_holds_only_what_was_kept(model: LlamaForCausalLM, plan: Plan, tiny: SimpleNamespace) -> None:
-    small = assemble(model, plan, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
     assert sum(p.numel() for p in small.parameters()) == tiny.parameters(model, plan)
     for layer, (groups, width) in zip(small.model.layers, plan.widths(), strict=True):
         assert bool(list(layer.parameters())) == bool(groups or width)
@@ -50,10 +51,13 @@ def test_holds_only_what_was_kept(model: LlamaForCausalLM, plan: Plan, tiny: Sim
 def test_both_classes_reproduce_the_dense_model(
     model: LlamaForCausalLM, tiny: SimpleNamespace, ids: Tensor
 ) -> None:
-    plain = plain_config(model, FULL)
+    plain = plain_config(adapter_for(model), FULL)
     assert plain is not None
-    for config, family in ((plain, LlamaForCausalLM), (mixed_config(model, FULL), AutopruneLlamaForCausalLM)):
-        small = build(model, config, FULL, tiny.weights(model), torch.float32)
+    for config, family in (
+        (plain, LlamaForCausalLM),
+        (mixed_config(adapter_for(model), FULL), AutopruneLlamaForCausalLM),
+    ):
+        small = build(adapter_for(model), config, FULL, tiny.weights(model), torch.float32)
         assert type(small) is family
         torch.testing.assert_close(tiny.logits(small, ids), tiny.logits(model, ids), atol=1e-6, rtol=1e-6)
 
@@ -62,7 +66,7 @@ def test_plain_class_only_for_equal_blocks_the_stock_config_accepts(
     plan: Plan, tiny: SimpleNamespace
 ) -> None:
     model = tiny.dense()
-    small = assemble(model, plan, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
     equal = len(set(plan.widths())) == 1 and 0 not in plan.widths()[0]
     assert (type(small) is LlamaForCausalLM) == equal
     assert small.config.model_type == ("llama" if equal else "autoprune_llama")
@@ -81,8 +85,8 @@ def test_equal_blocks_the_stock_config_refuses() -> None:
     )
     model = LlamaForCausalLM(config).eval()
     refused = Plan.of([(3, 8)] * 2)  # six heads on a hidden size of 32
-    assert plain_config(model, refused) is None
-    mixed = mixed_config(model, refused)
+    assert plain_config(adapter_for(model), refused) is None
+    mixed = mixed_config(adapter_for(model), refused)
     assert mixed.num_attention_heads == 6  # common to all blocks, so it can be read
     assert [sizes.num_key_value_heads for sizes in mixed.per_layer_config] == [3, 3]
 
@@ -92,7 +96,7 @@ def test_shares_no_memory_and_changes_nothing(tiny: SimpleNamespace, ids: Tensor
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = model.config.to_json_string()
     for plan in (FULL, MIXED):
-        small = assemble(model, plan, tiny.weights(model), torch.float32)
+        small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
         with torch.no_grad():
             for parameter in small.parameters():
                 assert parameter.is_contiguous() and parameter.requires_grad
@@ -106,7 +110,7 @@ def test_tied_embeddings_stay_one_parameter(tiny: SimpleNamespace) -> None:
     for tied in (True, False):
         model = tiny.dense(tie_word_embeddings=tied)
         for plan in (FULL, MIXED):
-            small = assemble(model, plan, tiny.weights(model), torch.float32)
+            small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
             assert (small.lm_head.weight is small.model.embed_tokens.weight) == tied
 
 
@@ -116,7 +120,7 @@ def test_carries_settings_over(tiny: SimpleNamespace) -> None:
     model.set_attn_implementation("eager")
     model.generation_config.max_new_tokens = 5
     for plan in (FULL, MIXED):
-        small = assemble(model, plan, tiny.weights(model), torch.float32)
+        small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
         for name in (*settings, "rope_parameters", "max_position_embeddings", "head_dim"):
             assert getattr(small.config, name) == getattr(model.config, name), name
         assert small.config._attn_implementation == "eager"
@@ -127,7 +131,7 @@ def test_carries_settings_over(tiny: SimpleNamespace) -> None:
 def test_rotary_frequencies_keep_full_precision_in_bfloat16(tiny: SimpleNamespace) -> None:
     model = tiny.dense(rope_parameters=tiny.rope)
     for plan in (FULL, MIXED):
-        small = assemble(model, plan, tiny.weights(model), torch.bfloat16)
+        small = assemble(adapter_for(model), plan, tiny.weights(model), torch.bfloat16)
         assert {p.dtype for p in small.parameters()} == {torch.bfloat16} and small.dtype == torch.bfloat16
         assert torch.equal(small.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
 
@@ -150,15 +154,15 @@ def test_weights_that_do_not_fit_are_refused(tiny: SimpleNamespace, change: obje
         return found
 
     with pytest.raises(ExportError, match=message):
-        assemble(model, MIXED, weights, torch.float32)
+        assemble(adapter_for(model), MIXED, weights, torch.float32)
 
 
 def test_plans_of_another_model_are_refused(tiny: SimpleNamespace) -> None:
     model = tiny.dense()
     with pytest.raises(ExportError, match="the plan has 3 blocks, the model 4"):
-        assemble(model, Plan.of([(2, 48)] * 3), tiny.weights(model), torch.float32)
+        assemble(adapter_for(model), Plan.of([(2, 48)] * 3), tiny.weights(model), torch.float32)
     with pytest.raises(ExportError, match=r"keeps 3 KV groups .*allowed: 0..2 and 0..48"):
-        assemble(model, Plan.of([(3, 48)] * 4), tiny.weights(model), torch.float32)
-    small = assemble(model, MIXED, tiny.weights(model), torch.float32)
+        assemble(adapter_for(model), Plan.of([(3, 48)] * 4), tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), MIXED, tiny.weights(model), torch.float32)
     with pytest.raises(UnsupportedModelError, match="autoprune_llama"):
-        assemble(small, MIXED, tiny.weights(model), torch.float32)
+        assemble(adapter_for(small), MIXED, tiny.weights(model), torch.float32)

@@ -12,7 +12,12 @@ PLAN = Plan.of([(2, 48), (2, 48), (0, 48), (1, 0)])
 
 def card(source: str = "someone/small-llama", heterogeneous: bool = True, **figures: float) -> str:
     return model_card(
-        source=source, plan=PLAN, figures=figures, command="autoprune export RUN", heterogeneous=heterogeneous
+        source=source,
+        plan=PLAN,
+        figures=figures,
+        command="autoprune export RUN",
+        family="llama",
+        heterogeneous=heterogeneous,
     )
 
 

@@ -15,6 +15,7 @@ from autoprune.errors import ExportError, SettingError, UnsupportedModelError
 from autoprune.export import checkpoint
 from autoprune.export.assemble import assemble
 from autoprune.export.checkpoint import load_checkpoint, register, save_checkpoint
+from autoprune.models import adapter_for
 from autoprune.space import Plan
 
 MIXED = Plan.of([(0, 48), (2, 20), (1, 0), (2, 48)])
@@ -23,7 +24,7 @@ EQUAL = Plan.of([(1, 20)] * 4)
 
 def saved(tiny: SimpleNamespace, to: Path, plan: Plan, **settings: object) -> object:
     model = tiny.dense(**settings)
-    small = assemble(model, plan, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
     save_checkpoint(small, None, to, "# card\n", plan)
     return small
 
@@ -71,7 +72,7 @@ def test_tokenizer_travels_along(tiny: SimpleNamespace, tmp_path: Path) -> None:
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, "a")))
     model = tiny.dense()
-    small = assemble(model, EQUAL, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), EQUAL, tiny.weights(model), torch.float32)
     save_checkpoint(small, tokenizer, tmp_path / "out", "", EQUAL)
     assert PreTrainedTokenizerFast.from_pretrained(tmp_path / "out").get_vocab() == {"a": 0, "b": 1}
 
@@ -84,11 +85,14 @@ def test_loading_twice_registers_once() -> None:
 def test_sampling_settings_that_transformers_refuses_to_save(tiny: SimpleNamespace, tmp_path: Path) -> None:
     model = tiny.dense()
     model.generation_config.temperature = 0.6  # without do_sample, as published models have it
-    small = assemble(model, MIXED, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), MIXED, tiny.weights(model), torch.float32)
     save_checkpoint(small, None, tmp_path / "out", "", MIXED)
     assert model.generation_config.temperature == 0.6
     model.generation_config.do_sample = True
-    assert assemble(model, MIXED, tiny.weights(model), torch.float32).generation_config.temperature == 0.6
+    assert (
+        assemble(adapter_for(model), MIXED, tiny.weights(model), torch.float32).generation_config.temperature
+        == 0.6
+    )
 
 
 def test_destination_must_be_new_or_empty(tiny: SimpleNamespace, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from autoprune.export.assemble import assemble, build, mixed_config
 from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaConfig
+from autoprune.models import adapter_for
 from autoprune.space import Plan
 
 MIXED = Plan.of([(0, 48), (2, 20), (1, 0), (2, 48)])
@@ -20,7 +21,9 @@ MIXED = Plan.of([(0, 48), (2, 20), (1, 0), (2, 48)])
 def small(plan: Plan, tiny: SimpleNamespace) -> PreTrainedModel:
     """Always our own class."""
     model = tiny.dense()
-    return build(model, mixed_config(model, plan), plan, tiny.weights(model), torch.float32)
+    return build(
+        adapter_for(model), mixed_config(adapter_for(model), plan), plan, tiny.weights(model), torch.float32
+    )
 
 
 def decode(model: PreTrainedModel, ids: Tensor, cache: Cache | None, start: int) -> tuple[Tensor, Cache]:
@@ -93,7 +96,7 @@ def test_switching_to_eager_reaches_every_block(small: PreTrainedModel, ids: Ten
 def test_a_block_without_sublayers_is_not_even_called(ids: Tensor, tiny: SimpleNamespace) -> None:
     model = tiny.dense()
     plan = Plan.of([(2, 48), (0, 0), (1, 20), (0, 20)])
-    small = assemble(model, plan, tiny.weights(model), torch.float32)
+    small = assemble(adapter_for(model), plan, tiny.weights(model), torch.float32)
     called = []
     for i, layer in enumerate(small.model.layers):
         layer.register_forward_hook(lambda *_, i=i: called.append(i))
@@ -103,14 +106,14 @@ def test_a_block_without_sublayers_is_not_even_called(ids: Tensor, tiny: SimpleN
 
 def test_gradients_reach_all_that_is_left(ids: Tensor, tiny: SimpleNamespace) -> None:
     model = tiny.dense()
-    small = assemble(model, MIXED, tiny.weights(model), torch.float32).train()
+    small = assemble(adapter_for(model), MIXED, tiny.weights(model), torch.float32).train()
     small.activation_checkpointing_enable()
     small(ids, labels=ids).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in small.parameters())
 
 
 def test_config_marks_blocks_without_attention_for_the_cache(tiny: SimpleNamespace) -> None:
-    config = mixed_config(tiny.dense(), MIXED)
+    config = mixed_config(adapter_for(tiny.dense()), MIXED)
     assert config.layer_types == ["moe", "full_attention", "full_attention", "full_attention"]
     again = AutopruneLlamaConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()

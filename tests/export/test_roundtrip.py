@@ -23,6 +23,7 @@ from autoprune.errors import ExportError
 from autoprune.export.assemble import assemble
 from autoprune.export.checkpoint import save_checkpoint
 from autoprune.export.roundtrip import Reloaded, RoundTrip, judge, prove, reload
+from autoprune.models import adapter_for
 from autoprune.space import Plan
 
 MIXED = Plan.of([(2, 48), (1, 20), (2, 0), (1, 48)])
@@ -60,7 +61,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, tiny: SimpleNamespace, ids: 
     found = {}
     for name, (plan, settings, dtype) in CASES.items():
         model = tiny.dense(**settings)
-        small = assemble(model, plan, tiny.weights(model), dtype)
+        small = assemble(adapter_for(model), plan, tiny.weights(model), dtype)
         found[name] = Case(small, root / name, tiny.parameters(model, plan))
         save_checkpoint(small, None, root / name, "", plan)
     for case, seen in zip(found.values(), reload([c.folder for c in found.values()], ids), strict=True):
@@ -160,5 +161,6 @@ def test_loads_without_trust_only_where_autoprune_is(cases: dict[str, Case], tmp
     assert done.stdout.splitlines() == [
         "refused: True",
         "autoprune.export.modeling.modeling_autoprune_llama [] []",
-        "['modeling_autoprune_llama.py']",  # whoever saves it again keeps it loadable for others
+        # whoever saves it again keeps it loadable for others
+        "['modeling_autoprune.py', 'modeling_autoprune_llama.py']",
     ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from autoprune.export.assemble import assemble
+from autoprune.models import adapter_for
 from autoprune.shape import Shape
 from autoprune.space import Plan, SublayerPlan
 
@@ -50,4 +51,4 @@ def build(dense: Any) -> Callable[[Plan], PreTrainedModel]:
         q, o = attention.q_proj.weight[: 2 * keys], attention.o_proj.weight[:, : 2 * keys]
         return kv | {"q": q, "o": o, "norm": layer.input_layernorm.weight}
 
-    return lambda plan: assemble(dense, plan, weights, torch.float32)
+    return lambda plan: assemble(adapter_for(dense), plan, weights, torch.float32)

@@ -34,7 +34,7 @@ def built(model: Any, plan: Plan) -> Any:
         count = int(sublayer.get(adapter.unit_setting(sublayer.kind)))
         return adapter.units(sublayer.kind).prefix(adapter.weights(block, sublayer.kind), count)
 
-    return assemble(model, plan, weights, torch.float32)
+    return assemble(adapter, plan, weights, torch.float32)
 
 
 def costs(model: Any, plan: Plan) -> dict[str, float]:

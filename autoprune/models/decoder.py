@@ -1,0 +1,203 @@
+"""What the families of decoders share: pre-norm blocks of attention over KV groups and an FFN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from autoprune.errors import UnsupportedModelError
+from autoprune.models import norms
+from autoprune.models.base import State, SublayerWeights, Units, Weights
+from autoprune.models.layout import Layout
+from autoprune.models.linear import linear
+from autoprune.shape import Shape
+from autoprune.space import KINDS, Kind, Plan
+
+LAYER_NORM_EPS = 1e-5  # torch's default
+
+
+class Decoder:
+    """Runs and slices a stock model; `exact` runs the stock model's own linear map instead of the faster one.
+
+    A family names its `layout` and its `norm`, and overrides `check`, `start`, `scale` and `window` where it differs.
+    """
+
+    layout: ClassVar[Layout]
+    norm = staticmethod(norms.rms)
+
+    def __init__(self, model: Any, exact: bool = False) -> None:
+        config, layout = model.config, self.layout
+        self.model = model
+        self.check(config)
+        self._linear = functional.linear if exact else linear
+        self._eps = LAYER_NORM_EPS if layout.eps is None else float(getattr(config, layout.eps))
+        self._activation = ACT2FN[getattr(config, layout.activation)]
+        self._rotary = getattr(model.get_submodule(layout.blocks.rpartition(".")[0]), "rotary_emb", None)
+        self._last = model.get_submodule(layout.final_norm)
+        blocks = list(model.get_submodule(layout.blocks))
+        self._scales = [self.scale(block) for block in blocks]
+        self.shape = self._sizes(config, len(blocks))
+        rows = self._rows()
+        self._dense = [{kind: layout.read(block, kind, rows) for kind in KINDS} for block in blocks]
+        self.shape = self._counted(self.shape)
+
+    def check(self, config: Any) -> None:
+        """Raise UnsupportedModelError for a variant of the family that this adapter would get wrong."""
+
+    def start(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        """From embedded tokens [B, T, d] to what enters block 0; families with learned positions add them."""
+        return hidden
+
+    def scale(self, block: Any) -> float:
+        """The factor of the attention scores in a stock block."""
+        return float(block.self_attn.scaling)
+
+    def window(self, config: Any, block: int) -> int | None:
+        """How many tokens a block attends to; None: all."""
+        return None
+
+    def embed(self, ids: Tensor) -> State:
+        """Token ids [B, T] to hidden states; positions count from 0."""
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        hidden = self.start(self.model.get_input_embeddings()(ids), positions)
+        rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
+        return State(hidden, positions, rope=rope)
+
+    def inner(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+        """Attention's head outputs [B, T, heads x head_dim], or the FFN's (gated) activations [B, T, width]."""
+        normed = self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+        if kind == "attention":
+            return self._attend(block, normed, state, weights)
+        up = self._apply("up", normed, weights)
+        if "gate" not in weights:
+            return self._activation(up)  # type: ignore[no-any-return]
+        return self._activation(self._apply("gate", normed, weights)).mul_(up)  # type: ignore[no-any-return]
+
+    def run_sublayer(self, block: int, kind: Kind, state: State, weights: Weights) -> State:
+        """Residual plus the sublayer's output; the input state stays as it was."""
+        name = "o" if kind == "attention" else "down"
+        out = self._apply(name, self.inner(block, kind, state, weights), weights)
+        return replace(state, hidden=out.add_(state.hidden))
+
+    def head(self, state: State) -> Tensor:
+        """Logits [B, T, V] after the final norm."""
+        last = self._last
+        normed = self.norm(state.hidden, last.weight, getattr(last, "bias", None), self._eps)
+        return self._linear(normed, self.model.get_output_embeddings().weight)
+
+    def weights(self, block: int, kind: Kind) -> Weights:
+        """The dense weights of a sublayer: norm, q, k, v, o or norm, gate, up, down, and `*_bias` where there are."""
+        return self._dense[block][kind]
+
+    def units(self, kind: Kind) -> Units:
+        """KV groups with their query heads, or FFN neurons. What is not sliced, like the bias of o, stays whole."""
+        if kind == "ffn":
+            rows = {n: (0, 1) for n in ("gate", "up", "gate_bias", "up_bias")}
+            return Units(self.shape.ffn, {**rows, "down": (1, 1)})
+        key, query = self.shape.head_dim, self.shape.head_dim * self.shape.heads_per_group
+        rows = {n: (0, key) for n in ("k", "v", "k_bias", "v_bias")}
+        rows |= {n: (0, query) for n in ("q", "q_bias")}
+        return Units(self.shape.kv_groups, {**rows, "o": (1, query)})
+
+    def unit_setting(self, kind: Kind) -> str:
+        """`kv_groups` or `width`."""
+        return "kv_groups" if kind == "attention" else "width"
+
+    def install(self, plan: Plan, weights: SublayerWeights, dtype: torch.dtype) -> Any:
+        """A model that holds only what the plan keeps."""
+        from autoprune.export.assemble import assemble
+
+        return assemble(self, plan, weights, dtype)
+
+    def _apply(self, name: str, x: Tensor, weights: Weights) -> Tensor:
+        return self._linear(x, weights[name], weights.get(f"{name}_bias"))
+
+    def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
+        batch, tokens, _ = normed.shape
+
+        def heads(name: str) -> Tensor:  # [B, heads, T, head_dim]
+            found = self._apply(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
+            if f"{name}_norm" in weights:
+                found = self.norm(found, weights[f"{name}_norm"], None, self._eps)
+            found = found.transpose(1, 2)
+            return found if state.rope is None or name == "v" else _rotate(found, *state.rope)
+
+        query, key, value = heads("q"), heads("k"), heads("v")
+        mask = _sliding(tokens, self.shape.windows[block], normed.device)
+        out = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self._scales[block],
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return out.transpose(1, 2).reshape(batch, tokens, -1)
+
+    def _rows(self) -> dict[str, int]:
+        """Rows of what may share a parameter."""
+        s = self.shape
+        keys = s.kv_groups * s.head_dim
+        return {"q": s.heads * s.head_dim, "k": keys, "v": keys, "gate": s.ffn, "up": s.ffn}
+
+    def _sizes(self, config: Any, blocks: int) -> Shape:
+        """What the config says."""
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        if heads % groups:
+            raise UnsupportedModelError("num_attention_heads must be a multiple of num_key_value_heads")
+        dtype = str(getattr(self.model, "checkpoint_dtype", self.model.dtype)).removeprefix("torch.")
+        return Shape(
+            model_type=config.model_type,
+            blocks=blocks,
+            hidden=config.hidden_size,
+            heads=heads,
+            kv_groups=groups,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            ffn=getattr(config, self.layout.width) or 4 * config.hidden_size,
+            vocabulary=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+            windows=tuple(self.window(config, i) for i in range(blocks)),
+            bytes_per_value=getattr(torch, dtype).itemsize,
+            dtype=dtype,
+        )
+
+    def _counted(self, shape: Shape) -> Shape:
+        """What the parameters say; all blocks are alike."""
+        attention, ffn = (self._dense[0][kind] for kind in KINDS)
+        norm = sum(p.numel() for p in self._last.parameters())
+        inside = f"{self.layout.blocks}."
+        outside = sum(p.numel() for n, p in self.model.named_parameters() if not n.startswith(inside))
+        return replace(
+            shape,
+            gated="gate" in ffn,
+            attention_bias="q_bias" in attention,
+            output_bias="o_bias" in attention,
+            ffn_bias="up_bias" in ffn,
+            norm_params=norm,
+            head_norm_params=sum(attention[n].numel() for n in ("q_norm", "k_norm") if n in attention),
+            position_params=outside - norm - shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
+        )
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, heads, T, head_dim] turned by cos and sin [B, T, size]; what lies beyond `size` stays."""
+    size = cos.shape[-1]
+    turned, rest = x[..., :size], x[..., size:]
+    across = torch.cat((-turned[..., size // 2 :], turned[..., : size // 2]), dim=-1)
+    turned = turned * cos[:, None] + across * sin[:, None]
+    return turned if not rest.shape[-1] else torch.cat((turned, rest), dim=-1)
+
+
+def _sliding(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
+    """The mask [T, T] of a causal window; None where the window holds all tokens."""
+    if window is None or tokens <= window:
+        return None
+    ago = torch.arange(tokens, device=device)[:, None] - torch.arange(tokens, device=device)
+    return (ago >= 0) & (ago < window)

@@ -1,0 +1,311 @@
+"""What every family's adapter must pass. Subclass it with a `case` fixture that gives Cases."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache
+
+from autoprune.cache import Cache
+from autoprune.export.assemble import build, mixed_config
+from autoprune.hardware.workload import Workload, decode, prefill
+from autoprune.models import adapter_for
+from autoprune.pruning.build import ladder_folder
+from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.recipe import LADDERS, LadderRecipe
+from autoprune.shape import AnalyticCosts
+from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
+from tests.families import Family
+
+TOKENS = 14  # more than the window of those variants that have one
+
+
+@dataclass
+class Case:
+    """A dense model of a family with its adapter."""
+
+    family: Family
+    model: Any
+    adapter: Any
+    made: dict[tuple[Plan, str], Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(family: Family, model: Any) -> Case:
+        """The model with the adapter that a run would use."""
+        return Case(family, model, adapter_for(model, family.adapter))
+
+    @property
+    def full(self) -> tuple[int, int]:
+        """(KV groups, FFN width) of a dense block."""
+        return self.adapter.shape.kv_groups, self.adapter.shape.ffn
+
+    def plans(self) -> dict[str, Plan]:
+        """Plans of every kind."""
+        groups, width = self.full
+        few = max(1, groups // 2)
+        return {
+            "full": Plan.of([(groups, width)] * 3),
+            "narrow": Plan.of([(groups, 9)] * 3),
+            "mixed": Plan.of([(groups, 5), (few, width), (few, 1)]),
+            "gone": Plan.of([(0, width), (groups, 0), (few, 7)]),
+            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7)]),
+            "no_attention": Plan.of([(0, 9)] * 3),
+            "nothing": Plan.of([(0, 0)] * 3),
+        }
+
+    def kept(self, block: int, plan: SublayerPlan) -> Mapping[str, Tensor]:
+        """The last units, out of order; all of them in order, to compare exactly."""
+        units, weights = self.adapter.units(plan.kind), self.adapter.weights(block, plan.kind)
+        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
+        order = (
+            torch.arange(units.count) if count == units.count else torch.arange(units.count).flip(0)[:count]
+        )
+        return units.take(weights, order)  # type: ignore[no-any-return]
+
+    def install(self, plan: Plan) -> Any:
+        """The physically smaller model; not to be changed."""
+        if (plan, "") not in self.made:
+            self.made[plan, ""] = self.adapter.install(plan, self.kept, torch.float32)
+        return self.made[plan, ""]
+
+    def install_mixed(self, plan: Plan) -> Any:
+        """As `install`, in the mixed class even where the stock one would do."""
+        if type(self.install(plan)) is not type(self.model):
+            return self.install(plan)
+        if (plan, "mixed") not in self.made:
+            config = mixed_config(self.adapter, plan)
+            self.made[plan, "mixed"] = build(self.adapter, config, plan, self.kept, torch.float32)
+        return self.made[plan, "mixed"]
+
+    def stream(self, ids: Tensor, plan: Plan | None = None, adapter: Any = None) -> Tensor:
+        """Logits through the block stream."""
+        adapter = adapter or self.adapter
+        with torch.inference_mode():
+            state = adapter.embed(ids)
+            for block in range(adapter.shape.blocks):
+                for kind in KINDS:
+                    sublayer = None if plan is None else plan.at(block, kind)
+                    if sublayer is None or not sublayer.gone:
+                        weights = self.kept(block, sublayer) if sublayer else adapter.weights(block, kind)
+                        state = adapter.run_sublayer(block, kind, state, weights)
+            return adapter.head(state)  # type: ignore[no-any-return]
+
+    def zeroed(self, plan: Plan) -> Any:
+        """The dense model with the output of lost units set to zero; of lost sublayers all of it."""
+        twin = copy.deepcopy(self.model)
+        for block, layer in enumerate(twin.get_submodule(self.family.blocks)):
+            for kind in KINDS:
+                out, count = layer.get_submodule(self.family.out[kind]), self.adapter.units(kind).count
+                kept = int(plan.at(block, kind).get(self.adapter.unit_setting(kind)))
+                columns = out.weight if type(out).__name__ == "Conv1D" else out.weight.T
+                with torch.no_grad():
+                    columns[: len(columns) // count * (count - kept)] = 0
+                    if not kept and out.bias is not None:
+                        out.bias.zero_()
+        return twin
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    """Full logits without a cache."""
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def cached(model: Any, ids: Tensor, cache: Any, start: int = 9) -> Tensor:
+    """Prefill, then one token at a time."""
+    with torch.inference_mode():
+        output = model(input_ids=ids[:, :start], past_key_values=cache, use_cache=True)
+        found = [output.logits]
+        for i in range(start, ids.shape[1]):
+            step = ids[:, i : i + 1]
+            output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+            found.append(output.logits)
+    return torch.cat(found, 1)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest, relative to the largest value where that is above one."""
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1))
+
+
+class FamilyContract:
+    """Block stream, slicing, costs, gone sublayers and decoding of one family."""
+
+    @pytest.fixture
+    def ids(self, case: Case) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return torch.randint(1, case.adapter.shape.vocabulary, (2, TOKENS), generator=generator)
+
+    def test_the_stream_equals_the_stock_model(self, case: Case, ids: Tensor) -> None:
+        exact = type(case.adapter)(case.model, exact=True)
+        wanted = logits(case.model, ids)
+        assert (case.stream(ids, adapter=exact) - wanted).abs().max() <= 1e-5
+        assert difference(case.stream(ids), wanted) <= 1e-5
+
+    def test_a_window_is_honoured(self, case: Case, ids: Tensor) -> None:
+        """Where there is one within these tokens, a stream without it is another."""
+        window = case.adapter.shape.windows[-1]
+        if window is None or window >= TOKENS:
+            return
+        wider = copy.copy(case.adapter)
+        wider.shape = replace(case.adapter.shape, windows=(None,) * 3)
+        assert (case.stream(ids, adapter=wider) - logits(case.model, ids)).abs().max() > 1e-4
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_sublayer_never_writes_into_its_input(self, case: Case, ids: Tensor, kind: Kind) -> None:
+        with torch.inference_mode():
+            state = case.adapter.embed(ids)
+            before = state.hidden.clone()
+            after = case.adapter.run_sublayer(1, kind, state, case.adapter.weights(1, kind))
+        assert torch.equal(state.hidden, before) and not torch.equal(after.hidden, before)
+
+    def test_plans_equal_the_dense_model_with_lost_units_zeroed(self, case: Case, ids: Tensor) -> None:
+        dense = logits(case.model, ids)
+        for name, plan in case.plans().items():
+            wanted = logits(case.zeroed(plan), ids)
+            assert difference(case.stream(ids, plan), wanted) <= 1e-5, name
+            assert difference(logits(case.install(plan), ids), wanted) <= 1e-5, name
+            assert name == "full" or (wanted - dense).abs().max() > 1e-3, (
+                f"{name} does nothing: the test is blind"
+            )
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_dropping_a_unit_equals_zeroing_it(self, case: Case, ids: Tensor, kind: Kind) -> None:
+        groups, width = case.full
+        less = (groups - 1, width) if kind == "attention" else (groups, width - 1)
+        plan = Plan.of([less, case.full, case.full])
+        wanted = logits(case.zeroed(plan), ids)
+        assert difference(case.stream(ids, plan), wanted) <= 1e-5
+        assert (wanted - logits(case.model, ids)).abs().max() > 1e-5, (
+            "the unit did nothing: the test is blind"
+        )
+
+    def test_the_full_plan_is_the_identity(self, case: Case, ids: Tensor) -> None:
+        full = case.plans()["full"]
+        stock, mixed = case.install(full), case.install_mixed(full)
+        for small in (stock, mixed):
+            torch.testing.assert_close(logits(small, ids), logits(case.model, ids), atol=1e-6, rtol=0)
+        tensors = dict(case.model.named_parameters())
+        assert (
+            dict(stock.named_parameters()).keys() == tensors.keys() == dict(mixed.named_parameters()).keys()
+        )
+        assert all(torch.equal(p, tensors[n]) for n, p in stock.named_parameters())
+        shared = {p.data_ptr() for p in tensors.values()}
+        assert not shared & {p.data_ptr() for p in (*stock.parameters(), *mixed.parameters())}
+
+    def test_equal_blocks_make_the_stock_class(self, case: Case) -> None:
+        for name, plan in case.plans().items():
+            small = case.install(plan)
+            stock = type(small) is type(case.model)
+            assert stock == (name in ("full", "narrow")), name
+            wanted = case.model.config.model_type
+            assert small.config.model_type == (wanted if stock else f"autoprune_{wanted}")
+
+    def test_costs_are_those_of_the_model_that_is_built(self, case: Case, ids: Tensor) -> None:
+        costs = AnalyticCosts(case.adapter.shape, TOKENS)
+        for name, plan in case.plans().items():
+            small, cost = case.install(plan), plan_cost(plan, costs)
+            parameters = sum(p.numel() for p in small.parameters())
+            inside = sum(p.numel() for p in small.get_submodule(case.family.blocks).parameters())
+            assert (cost["params_total"], cost["params"]) == (parameters, inside), name
+            assert cost["bytes"] == 4 * parameters
+            small.set_attn_implementation("eager")
+            with FlopCounterMode(display=False) as counter:
+                logits(small, ids[:1])
+            small.set_attn_implementation("sdpa")
+            assert cost["flops"] == counter.get_total_flops(), name
+            cache = DynamicCache(config=small.config)
+            with torch.inference_mode():
+                small(input_ids=ids[:1], past_key_values=cache, use_cache=True)
+            held = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+            size = sum(layer.keys.nbytes + layer.values.nbytes for layer in held)
+            assert any(g for g, _ in plan.widths()) is False or cost["kv_bytes"] == size, name
+
+    def test_a_gone_sublayer_leaves_no_parameter(self, case: Case) -> None:
+        for plan in case.plans().values():
+            blocks = case.install(plan).get_submodule(case.family.blocks)
+            for layer, (groups, width) in zip(blocks, plan.widths(), strict=True):
+                assert bool(list(layer.parameters())) == bool(groups or width)
+
+    def test_cached_logits_equal_full_logits(self, case: Case, ids: Tensor) -> None:
+        for name, plan in case.plans().items():
+            small = case.install_mixed(plan)
+            caches = [None, DynamicCache(config=small.config), DynamicCache()]
+            for cache in caches if name == "block_0_gone" else caches[:1]:
+                assert difference(cached(small, ids, cache), logits(small, ids)) <= 1e-5, name
+
+    def test_generate_is_greedy_decoding(self, case: Case, ids: Tensor) -> None:
+        settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+        for name in ("gone", "block_0_gone", "nothing"):
+            small, wanted = case.install(case.plans()[name]), ids
+            for _ in range(4):
+                wanted = torch.cat([wanted, logits(small, wanted)[:, -1:].argmax(-1)], 1)
+            assert torch.equal(small.generate(ids, **settings), wanted), name
+            assert torch.equal(small.generate(ids, use_cache=False, **settings), wanted), name
+
+    def test_left_padding_is_ignored_as_the_stock_model_does(self, case: Case, ids: Tensor) -> None:
+        small, mask = case.install(case.plans()["gone"]), torch.ones_like(ids)
+        mask[0, :3] = 0
+        positions = (mask.cumsum(1) - 1).clamp(0)
+        with torch.inference_mode():
+            padded = small(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+            same = [
+                model(input_ids=ids, attention_mask=mask).logits[:, 3:]
+                for model in (case.model, case.install_mixed(case.plans()["full"]))
+            ]
+        assert difference(padded[0, 3:], logits(small, ids[:1, 3:])[0]) <= 1e-5
+        assert difference(same[1], same[0]) <= 1e-5, (
+            "positions of padded tokens differ from the stock model's"
+        )
+
+    def test_it_can_be_trained_further(self, case: Case, ids: Tensor) -> None:
+        small = copy.deepcopy(case.install(case.plans()["gone"])).train()
+        small(input_ids=ids, labels=ids).loss.backward()
+        unused = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not [n for n in unused if not n.endswith("k_proj.bias")]  # which moves all scores alike
+
+    def test_buffers_keep_their_precision_in_bfloat16(self, case: Case) -> None:
+        for name in ("full", "gone"):
+            small = case.adapter.install(case.plans()[name], case.kept, torch.bfloat16)
+            assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+            buffers = dict(case.model.named_buffers())
+            assert dict(small.named_buffers()).keys() == buffers.keys()
+            assert all(torch.equal(b, buffers[n]) for n, b in small.named_buffers())
+
+    @pytest.mark.parametrize("ladder", LADDERS)
+    def test_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path, ladder: str) -> None:
+        groups, width = case.full
+        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, 1, 5, width)}
+        recipe = LadderRecipe(ids.numpy().astype(np.int32), 2, ladder=ladder, options=options)
+        folder = ladder_folder(case.adapter, "digest", recipe, Cache(tmp_path))
+        ladders = StoredLadders(case.adapter, folder)
+        dense = logits(case.model, ids)
+        for name in ("full", "mixed"):
+            plan = case.plans()[name]
+            small = case.adapter.install(plan, ladders.weights, torch.float32)
+            with torch.inference_mode():
+                state = case.adapter.embed(ids)
+                for at, sublayer in enumerate(plan.sublayers):
+                    weights = ladders.weights(at // 2, sublayer)
+                    state = case.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+                found = case.adapter.head(state)
+            assert difference(found, logits(small, ids)) <= 1e-5, name
+            assert (difference(found, dense) <= 1e-5) == (name == "full"), name
+
+    def test_it_can_be_timed(self, case: Case) -> None:
+        work = Workload(prefill_tokens=8, context=8, decode_steps=2, rounds=5)
+        for name in ("full", "gone", "no_attention"):
+            small = case.install(case.plans()[name])
+            for call in (prefill(small, work), decode(small, work)):
+                call()
+                call()

@@ -15,6 +15,7 @@ from autoprune.report.facts import RunFacts
 from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finals import Entry
+from autoprune.run.latency import origin
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -128,10 +129,16 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         machine=_machine(int(cfg.threads)),
         command=folder.command_of(run.path),
         finished=True,
-        latency_error=dict(run.table.error) if run.table is not None and run.table.error else None,
-        notes=_notes(ledger, len(search)),
+        latency_error=_latency_error(run),
+        notes=(*([said] if (said := origin(run.parts, run.table)) else []), *_notes(ledger, len(search))),
         splits={s.value: f"{n} windows of {int(cfg.window)} tokens" for s, n in counts.items()},
     )
+
+
+def _latency_error(run: Run) -> dict[str, tuple[float, float]] | None:
+    """Mean and largest relative error of predictions on held-out plans, per phase."""
+    error = {} if run.table is None else run.table.error
+    return {metric: (held.mean, held.largest) for metric, held in error.items()} or None
 
 
 def _notes(ledger: Ledger, evaluations: int) -> tuple[str, ...]:

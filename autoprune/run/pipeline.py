@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from autoprune.progress import Progress
 
 
+ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 
 
@@ -257,6 +258,9 @@ def _fidelity(run: Run, split: Split, windows: int) -> Fidelity:
 def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
     """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if run.cfg.latency.mode == "off":
+        return {}
+    if run.cfg.latency.foreign:
+        ledger.event("note", text=ELSEWHERE)
         return {}
     try:
         return measure_entries(run.parts, entries, run.progress)

@@ -80,5 +80,5 @@ def held_out(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut:
 
 def _spearman(a: Array, b: Array) -> float:
     """Correlation of the ranks; 0 where one of the two does not vary."""
-    ranks = [np.argsort(np.argsort(v, kind="stable")) for v in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1]) if min(np.ptp(a), np.ptp(b)) > 0 else 0.0
+    ranks = [np.argsort(np.argsort(v, kind="stable")).astype(float) for v in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if min(np.ptp(a), np.ptp(b)) > 0 else 0.0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from autoprune.errors import SettingError
+from autoprune.front import Front
 from autoprune.ledger import FILE, Ledger
 
 EVOPRESS = ("search.offspring=6", "search.survivors=[2,1]", "search.windows=[2,4]")
@@ -35,3 +40,27 @@ def test_all_budgets_at_once(given: Any, tmp_path: Path, no_export: None) -> Non
     loose = rows.loc["target@params=0.8x"]
     assert 0.5 < loose["params_ratio"] <= 0.8 + 1e-9
     assert loose["kl_selection"] <= rows.loc["target@params=0.5x"]["kl_selection"]
+
+
+def test_a_search_for_another_machine(given: Any, front: Front, tmp_path: Path) -> None:
+    data = json.loads((front.folder / "latency.json").read_text())
+    data["fingerprint"]["cpu"] = "Abacus 9"
+    file = tmp_path / "device.json"
+    file.write_text(json.dumps(data))
+    named = {
+        "objectives": ("kl", "decode"),
+        "constraints": {"decode": "0.8x", "params": "0.9x"},
+        "tokens": 4000,
+    }
+    with pytest.raises(SettingError, match="cpu='Abacus 9'.*add latency.foreign=true"):
+        given.search(tmp_path / "refused", f"latency={file}", **named)
+    assert not (tmp_path / "refused" / FILE).exists()
+    found = given.search(tmp_path / "run", f"latency={file}", "latency.foreign=true", **named)
+    rows = found.frame()
+    assert rows["decode_pred_ms"].notna().all() and rows["decode_ms"].isna().all()
+    dense = float(rows[rows["name"] == "dense"]["decode_pred_ms"].iloc[0])
+    assert (found.folder / "best").is_dir()
+    assert (rows[rows["name"] == "front"]["decode_pred_ms"] <= 0.8 * dense + 1e-9).all()
+    report = (found.folder / "report.html").read_text()
+    assert "Predicted latencies are those of another machine: Abacus 9, 1 threads" in report
+    assert "The front was not timed" in report

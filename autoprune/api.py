@@ -29,7 +29,7 @@ def search(
     space: str | Sequence[str] = "structured",
     search: str = "nsga2",
     objectives: Sequence[str] = ("kl", "params"),
-    constraints: Mapping[str, str | float] | None = None,
+    constraints: Mapping[str, str | float | Sequence[str | float]] | None = None,
     tokens: float = 1e6,
     seed: int = 0,
     out: str | Path | None = None,
@@ -37,8 +37,9 @@ def search(
 ) -> Front:
     """Search for smaller models of `model` and return the front.
 
-    `constraints` are upper bounds such as `{"decode": "0.6x"}`; `settings` are further `key=value` settings as on the
-    command line. Raises AutopruneError with one line for whatever the caller may have got wrong.
+    `constraints` are upper bounds such as `{"decode": "0.6x"}`, or lists of them for several targets; `settings`
+    are further `key=value` settings as on the command line. Raises AutopruneError with one line for whatever the
+    caller may have got wrong.
     """
     from autoprune.config import compose
 

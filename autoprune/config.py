@@ -36,10 +36,14 @@ class Export:
 
 @dataclass
 class Latency:
-    """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one."""
+    """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one.
+
+    `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself.
+    """
 
     mode: str = "measure"
     file: str | None = None
+    foreign: bool = False
     batch: int = 1
     prefill_tokens: int = 256
     context: int = 256

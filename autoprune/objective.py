@@ -106,8 +106,14 @@ class Constraint:
         return over if over > 1e-9 * max(1.0, abs(self.bound)) else 0.0
 
 
+def cost_name(metric: str) -> str:
+    """The metric that a user means: `kv` is short for `kv_bytes`."""
+    return "kv_bytes" if metric == "kv" else metric
+
+
 def parse_constraint(metric: str, value: object, dense: Mapping[str, float]) -> Constraint:
     """Read `0.6x` (of dense) or an absolute number. Raises SettingError naming what is allowed."""
+    metric = cost_name(metric)
     if metric not in dense:
         raise SettingError(f"constraints.{metric} is not a cost of this run" + nearest(metric, dense))
     text = str(value).strip()

@@ -15,7 +15,10 @@ from autoprune.space import Plan, Space
 
 
 class Searcher(Protocol):
-    """Proposes candidates and learns from results; deterministic in (seed, tells)."""
+    """Proposes candidates and learns from results; deterministic in (seed, tells).
+
+    One that works at one budget only may say so by `single_target = True`: of several targets each gets a phase.
+    """
 
     batch: int  # how many proposals the study asks for at a time: a search setting, never the worker count
 

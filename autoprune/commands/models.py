@@ -21,13 +21,14 @@ def _demo(args: Namespace) -> None:
 
 def _declare_profile(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a built-in name, a path or a hub id")
-    parser.add_argument("--to", metavar="FILE", help="save the latency table there, for latency.file=FILE")
+    parser.add_argument("settings", metavar="key=value", nargs="*", help="settings, e.g. latency.batch=4")
+    parser.add_argument("--to", metavar="FILE", help="save the latency table there, for latency=FILE")
 
 
 def _profile(args: Namespace) -> None:
     from autoprune import api
 
-    api.profile(args.model, args.to)
+    api.profile(args.model, args.to, args.settings)
 
 
 def _declare_zoo(parser: Parser) -> None:

@@ -1,23 +1,36 @@
-"""The statistics of a latency table: rising curves, a relative line, its held-out error (numpy only)."""
+"""The statistics of a latency table: additive parts, a relative line, its held-out error (numpy only)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.errors import MeasurementError
 
+Array = NDArray[np.float64]
+SWEEPS = 20000  # a bound; some hundreds do
+STEADY = 1e-10  # change in a sweep, relative to the largest part, at which it is done
 
-def rising(values: Sequence[float]) -> list[float]:
-    """The nearest non-decreasing sequence (least squares): neighbours in the wrong order share their mean."""
-    pools: list[tuple[float, int]] = []  # mean, how many
-    for value in values:
-        pools.append((value, 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (right, n), (left, m) = pools.pop(), pools.pop()
-            pools.append(((left * m + right * n) / (m + n), m + n))
-    return [mean for mean, count in pools for _ in range(count)]
+
+def additive(counts: Sequence[Sequence[float]], measured: Sequence[float]) -> list[float]:
+    """Parts x >= 0 that minimise the sum of ((counts @ x - measured) / measured)^2, by coordinate descent.
+
+    counts [n, p]: how often each part occurs in each measured thing. A part that occurs nowhere is 0.
+    """
+    t = np.asarray(measured, dtype=float)
+    rows = np.asarray(counts, dtype=float) / t[:, None]
+    gram, target = rows.T @ rows, rows.sum(axis=0)
+    x = np.zeros(rows.shape[1])
+    for _ in range(SWEEPS):
+        before = x.copy()
+        for j in np.flatnonzero(np.diag(gram)):
+            x[j] = max(0.0, x[j] + (target[j] - gram[j] @ x) / gram[j, j])
+        if np.abs(x - before).max() <= STEADY * x.max():
+            break
+    return [float(value) for value in x]
 
 
 def relative_line(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
@@ -39,10 +52,33 @@ def relative_line(predicted: Sequence[float], measured: Sequence[float]) -> tupl
     return a, b
 
 
-def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """(mean, largest) relative error of each point under the line of all others."""
-    errors = []
+def left_out(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
+    """The prediction of each point under the line of all others."""
+    found = []
     for i in range(len(measured)):
         a, b = relative_line(*([v for j, v in enumerate(row) if j != i] for row in (predicted, measured)))
-        errors.append(abs(a + b * predicted[i] - measured[i]) / measured[i])
-    return float(np.mean(errors)), float(np.max(errors))
+        found.append(a + b * predicted[i])
+    return found
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How predictions of one metric fared on plans that nothing was fitted to; errors relative to the measured."""
+
+    plans: int
+    mean: float
+    largest: float
+    rank: float  # Spearman's correlation
+
+
+def held_out(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut:
+    """Compare predictions with measurements."""
+    p, t = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    errors = np.abs(p - t) / t
+    return HeldOut(len(t), float(errors.mean()), float(errors.max()), _spearman(p, t))
+
+
+def _spearman(a: Array, b: Array) -> float:
+    """Correlation of the ranks; 0 where one of the two does not vary."""
+    ranks = [np.argsort(np.argsort(v, kind="stable")).astype(float) for v in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if min(np.ptp(a), np.ptp(b)) > 0 else 0.0

@@ -31,8 +31,8 @@ def work(device: str = "cpu") -> Callable[[], None]:
 class Sentinel:
     """The sentinel's seconds, one per round, and what follows from them.
 
-    A processor-time clock does not see that other programs run, only that they slow the memory down: there
-    the readings stay close together under load, and measuring goes on.
+    By a processor-time clock they show that other programs slow the memory down; that they take turns on the
+    processor is seen in the interruptions.
     """
 
     seconds: tuple[float, ...]

@@ -9,33 +9,46 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from autoprune.errors import SettingError
-from autoprune.hardware import sentinel
+from autoprune.hardware import interruptions, sentinel
+from autoprune.hardware.interruptions import Reading, Turn, turn
 
 Call = Callable[[], None]
 Clock = Callable[[Call, int], float]  # runs a call that many times; seconds in all
 Progress = Callable[[int, int], None]  # rounds done, rounds in all
 
 SHORTEST = 2e-3  # seconds that one sample lasts at least: allocation makes shorter ones jump
+PER_ROUND = 16e-3  # seconds of samples that an item gets in a round, at least one sample
 MOST_REPEATS = 1000
-_SENTINEL = "\0sentinel"
+SENTINEL = "sentinel"  # its item in a loop
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of one call, one per kept round. Items of one loop share their rounds: they can be paired."""
+    """Seconds of one call, one per kept round; `rounds` says which, all when it is empty.
+
+    Items of one loop share their rounds: they can be paired. `wall` has the seconds by the clock on the wall.
+    """
 
     seconds: tuple[float, ...]
     repeats: int = 1
+    rounds: tuple[int, ...] = ()
+    wall: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
         """The estimate: the minimum is the worst one under load."""
         return float(np.median(self.seconds))
+
+    @property
+    def wall_median(self) -> float:
+        """The same by the clock on the wall; the estimate itself where that was not kept."""
+        return float(np.median(self.wall)) if self.wall else self.median
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -48,29 +61,18 @@ class Samples:
         low = max(rank - 1, 0)
         return ordered[low], ordered[n - 1 - low]
 
-    @property
-    def half_gap(self) -> float:
-        """Distance in seconds between the medians of the even and of the odd samples."""
-        if len(self.seconds) < 2:
-            return 0.0
-        return abs(float(np.median(self.seconds[::2])) - float(np.median(self.seconds[1::2])))
-
-    @property
-    def split_half(self) -> float:
-        """`half_gap` relative to the median: the noise of a comparison of two such samples."""
-        return self.half_gap / abs(self.median) if self.median else 0.0
-
-    def per(self, count: int) -> Samples:
-        """Seconds of one of `count` equal parts of a call."""
-        return Samples(tuple(s / count for s in self.seconds), self.repeats)
-
-    def minus(self, other: Samples) -> Samples:
-        """Differences round by round, which slow drift leaves alone."""
-        return Samples(tuple(a - b for a, b in zip(self.seconds, other.seconds, strict=True)), self.repeats)
-
     def over(self, other: Samples) -> Samples:
-        """Ratios (no seconds) round by round."""
-        return Samples(tuple(a / b for a, b in zip(self.seconds, other.seconds, strict=True)), self.repeats)
+        """Ratios (no seconds) round by round, over the rounds that both have."""
+        mine, theirs = self._by_round(), other._by_round()
+        shared = [r for r in mine if r in theirs]
+        return Samples(tuple(mine[r] / theirs[r] for r in shared), self.repeats, tuple(shared))
+
+    def half(self, odd: bool) -> Samples:
+        """Every second sample, to see the noise of what is made of them."""
+        return Samples(self.seconds[int(odd) :: 2] or self.seconds, self.repeats)
+
+    def _by_round(self) -> dict[int, float]:
+        return dict(zip(self.rounds or range(len(self.seconds)), self.seconds, strict=True))
 
 
 def clock_for(threads: int, device: str = "cpu") -> Clock:
@@ -96,23 +98,48 @@ def interleaved(
 ) -> dict[str, Samples]:
     """Time all items against each other: each once per round, in an order shuffled anew for every round.
 
-    Every sample follows one untimed call of the same item. Rounds with a slow sentinel are dropped for all
-    items alike; raises MeasurementError when the machine is too busy, unless `allow_contended`.
+    Every turn of an item starts with one untimed call. A round counts for an item when other programs left at
+    least one of its samples in peace, and for all items when its sentinel was not slow; raises MeasurementError
+    when the machine is too busy for that, unless `allow_contended`.
     """
     clock = clock or clock_for(threads, device)
-    work = {**items, _SENTINEL: sentinel.work(device)}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+    count = interruptions.counter(threads, device)
+    work = {**items, SENTINEL: sentinel.work(device)}
+    turns: dict[str, list[Turn]] = {name: [] for name in work}
     with torch_threads(threads), _collector_between_rounds() as collect:
-        repeats = {name: _repeats(clock, call) for name, call in work.items()}
+        sizes = {name: _size(clock, call) for name, call in work.items()}
         for done, order in enumerate(orders(tuple(work), rounds, seed), 1):
             collect()
             for name in order:
                 work[name]()
-                seconds[name].append(clock(work[name], repeats[name]) / repeats[name])
+                turns[name].append(
+                    turn(partial(_sample, clock, work[name], sizes[name][0], count), sizes[name][1])
+                )
+            if done == interruptions.EARLY and not allow_contended:
+                interruptions.check("what is timed", [t for row in turns.values() for t in row])
             if progress:
                 progress(done, rounds)
-    kept = sentinel.Sentinel(tuple(seconds.pop(_SENTINEL))).kept(allow_contended)
-    return {name: Samples(tuple(row[i] for i in kept), repeats[name]) for name, row in seconds.items()}
+    kept = sentinel.Sentinel(tuple(t.seconds for t in turns.pop(SENTINEL))).kept(allow_contended)
+    return {
+        name: _samples(name, [(r, row[r]) for r in kept], sizes[name][0], allow_contended)
+        for name, row in turns.items()
+    }
+
+
+def _samples(name: str, kept: Sequence[tuple[int, Turn]], repeats: int, allow_contended: bool) -> Samples:
+    """The rounds in which an item was left in peace; raises MeasurementError when they are fewer than half."""
+    if not allow_contended:
+        interruptions.check(name, [t for _, t in kept])
+    rounds, turns = zip(*([(r, t) for r, t in kept if t.peaceful] or kept), strict=True)
+    return Samples(tuple(t.seconds for t in turns), repeats, rounds, tuple(t.wall for t in turns))
+
+
+def _sample(clock: Clock, call: Call, repeats: int, count: Callable[[], int]) -> Reading:
+    before, start = count(), time.perf_counter()
+    seconds = clock(call, repeats)
+    wall, interrupted = time.perf_counter() - start, count() - before
+    disturbed = interruptions.disturbing(interrupted, seconds)
+    return Reading(seconds / repeats, wall / repeats, interrupted, disturbed)
 
 
 def orders(names: Sequence[str], rounds: int, seed: int) -> Iterator[tuple[str, ...]]:
@@ -132,10 +159,12 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _repeats(clock: Clock, call: Call) -> int:
+def _size(clock: Clock, call: Call) -> tuple[int, int]:
+    """Calls in a sample, and samples in a round."""
     call()
     once = clock(call, 1)
-    return min(MOST_REPEATS, max(1, math.ceil(SHORTEST / once))) if once > 0 else MOST_REPEATS
+    repeats = min(MOST_REPEATS, max(1, math.ceil(SHORTEST / once))) if once > 0 else MOST_REPEATS
+    return repeats, max(1, math.ceil(PER_ROUND / (once * repeats))) if once > 0 else 1
 
 
 def _clock(now: Callable[[], float]) -> Clock:

@@ -56,7 +56,7 @@ class Prefill:
 
 
 class Decode:
-    """`decode_steps` forwards of one token each, from a cache of `context` tokens back to the same.
+    """A forward of one token, `decode_steps` in turn from a cache of `context` tokens, then again from there.
 
     Positions are explicit: a model without attention has an empty cache and could not count them.
     """
@@ -74,12 +74,15 @@ class Decode:
         steps = range(self.context, length)
         self.tokens = tuple(ids[:, i : i + 1].clone() for i in steps)
         self.positions = tuple(positions[:, i : i + 1].clone() for i in steps)
+        self.done = 0
 
     def __call__(self) -> None:
-        """Run all steps once."""
-        for token, position in zip(self.tokens, self.positions, strict=True):
-            _forward(self.model, token, position, self.cache)
-        self.cache.crop(-self.steps)
+        """Run the next step."""
+        if self.done == self.steps:
+            self.cache.crop(-self.steps)
+            self.done = 0
+        _forward(self.model, self.tokens[self.done], self.positions[self.done], self.cache)
+        self.done += 1
 
 
 def prefill(model: PreTrainedModel, workload: Workload) -> Prefill:
@@ -88,7 +91,7 @@ def prefill(model: PreTrainedModel, workload: Workload) -> Prefill:
 
 
 def decode(model: PreTrainedModel, workload: Workload) -> Decode:
-    """The decoding steps of a model as a callable."""
+    """The decoding steps of a model as a callable, one a call."""
     return Decode(model, workload)
 
 
@@ -109,16 +112,15 @@ def sample_models(
         for name, model in models.items():
             model.train(False)
             calls[name, "prefill"], calls[name, "decode"] = prefill(model, workload), decode(model, workload)
-    keys = {f"{metric} {name}": (name, metric) for name, metric in calls}
+    keys = {f"{metric} of {name}": (name, metric) for name, metric in calls}
     items = {key: calls[pair] for key, pair in keys.items()}
     rounds, threads = workload.rounds, workload.threads
     samples = interleaved(
         items, rounds, seed, threads, progress, device=device, allow_contended=allow_contended
     )
-    parts = {"prefill": 1, "decode": workload.decode_steps}
     found: dict[str, dict[str, Samples]] = {name: {} for name in models}
     for key, (name, metric) in keys.items():
-        found[name][metric] = samples[key].per(parts[metric])
+        found[name][metric] = samples[key]
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
 
-CALIBRATION_PLANS = 12
+CORRECTION_PLANS = 12
 SEED = 0
+METHOD = 2  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -42,7 +43,6 @@ def workload(parts: Parts) -> Workload:
 
 def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTable | None:
     """The run's own table if it has one, else the file the settings name, else the cache's, else measured now."""
-    from autoprune.hardware.fingerprint import fingerprint
     from autoprune.hardware.table import LatencyTable
 
     if stored.is_file():
@@ -51,38 +51,101 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
     if latency.mode == "off":
         return None
     if latency.file is not None:
-        path = Path(str(latency.file)).expanduser()
-        if not path.is_file():
-            raise SettingError(
-                f"latency.file={path} does not exist; make it with `autoprune profile MODEL --to FILE`"
-            )
-        return LatencyTable.load(path, fingerprint(int(parts.cfg.threads)))
-    folder = cached_table(parts, progress)
-    return LatencyTable.load(folder / "latency.json")
+        return named_table(parts, Path(str(latency.file)).expanduser())
+    return LatencyTable.load(cached_table(parts, progress) / "latency.json")
+
+
+def named_table(parts: Parts, path: Path) -> LatencyTable:
+    """A table that somebody saved, here or elsewhere; raises SettingError unless it fits this run.
+
+    Another machine's is taken only with `latency.foreign=true`.
+    """
+    from autoprune.hardware.table import LatencyTable
+
+    shape = parts.adapter.shape
+    if not path.is_file():
+        raise SettingError(
+            f"latency.file={path} does not exist; make it with `autoprune profile MODEL --to FILE`"
+        )
+    try:
+        table = LatencyTable.load(path)
+        table.check_model(
+            shape, str(parts.loaded.dtype).removeprefix("torch."), parts.space_part.options(shape)
+        )
+        _check_workload(table.workload, workload(parts))
+    except SettingError as error:
+        text = str(error).removeprefix(f"latency table {path}").removeprefix(": ").strip()
+        raise SettingError(f"latency.file={path}: {text}") from error
+    if not parts.cfg.latency.foreign and (difference := foreign(parts, table)):
+        raise SettingError(
+            f"latency.file={path} is of another machine or software: {difference}; "
+            "to search for that one add latency.foreign=true"
+        )
+    return table
+
+
+def foreign(parts: Parts, table: LatencyTable) -> str:
+    """Where the table was not measured on this machine and software, the first difference."""
+    from autoprune.hardware.fingerprint import fingerprint
+
+    return table.foreign(fingerprint(int(parts.cfg.threads)))
+
+
+def origin(parts: Parts, table: LatencyTable | None) -> str:
+    """A line for the report when the predicted latencies are of another machine; else nothing."""
+    if table is None or not (difference := foreign(parts, table)):
+        return ""
+    of = table.fingerprint
+    machine = of.get("gpu") or f"{of.get('cpu')}, {of.get('threads')} threads"
+    return f"Predicted latencies are those of another machine: {machine} ({difference})."
+
+
+def _check_workload(measured: Workload, wanted: Workload) -> None:
+    """The rounds are the table's own business; threads are in the fingerprint."""
+    for name in (f.name for f in fields(measured) if f.name not in ("rounds", "threads")):
+        have, want = getattr(measured, name), getattr(wanted, name)
+        if have != want:
+            raise SettingError(f"it was measured with {name}={have}, the settings say latency.{name}={want}")
 
 
 def cached_table(parts: Parts, progress: Progress) -> Path:
     """The folder of this model's table for this machine, measured first when it is missing."""
     from autoprune.hardware.fingerprint import fingerprint
-    from autoprune.hardware.table import measure_table, random_plans
 
     work = workload(parts)
-    shape = parts.adapter.shape
-    options = parts.space_part.options(shape)
+    options = parts.space_part.options(parts.adapter.shape)
     inputs = [
-        *(parts.loaded.digest, fingerprint(work.threads), asdict(work), str(parts.loaded.dtype)),
+        *(
+            METHOD,
+            asdict(parts.adapter.shape),
+            fingerprint(work.threads),
+            asdict(work),
+            str(parts.loaded.dtype),
+        ),
         {name: list(values) for name, values in options.items()},
     ]
+    return parts.cache.folder(
+        "latency", inputs, lambda folder: measured_table(parts, progress).save(folder / "latency.json")
+    )
 
-    def build(folder: Path) -> None:
-        with progress.stage("measuring latencies") as step:
-            plans = random_plans(shape, options["kv_groups"], options["width"], CALIBRATION_PLANS, SEED)
-            table = measure_table(
-                parts.build, shape, options["kv_groups"], options["width"], work, SEED, step, plans
-            )
-        table.save(folder / "latency.json")
 
-    return parts.cache.folder("latency", inputs, build)
+def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> LatencyTable:
+    """Measure the table of this model here and now, with its error on so many held-out plans."""
+    from autoprune.hardware.designs import random_plans
+    from autoprune.hardware.measuring import measure_table
+
+    shape = parts.adapter.shape
+    options = parts.space_part.options(shape)
+    span = options["kv_groups"], options["width"]
+    correction = random_plans(shape, *span, CORRECTION_PLANS, SEED)
+    known = {plan.key for plan in correction}
+    held = [p for p in random_plans(shape, *span, held_out, SEED + 1) if p.key not in known]
+    with progress.stage("measuring latencies") as step:
+        return measure_table(
+            *(parts.build, shape, *span, workload(parts), SEED, step),
+            correction_plans=correction,
+            held_out_plans=held,
+        )
 
 
 def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) -> dict[str, Measured]:

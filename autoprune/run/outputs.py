@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from autoprune.ledger import Ledger
-from autoprune.objective import Split
+from autoprune.objective import Constraint, Split
 from autoprune.report import html, leaderboard
 from autoprune.report.facts import RunFacts
 from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finals import Entry
+from autoprune.run.latency import origin
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -57,8 +58,9 @@ def rows(
             "seed": int(run.cfg.seed),
             "plan": entry.plan.to_json(),
         }
-        row["method"] = _method(run) if entry.name == "front" else entry.name.partition("@")[0]
-        row |= done if entry.name == "front" else {"tokens": 0, "evaluations": 0}
+        found_by_search = entry.name == "front" or entry.name.startswith("target@")
+        row["method"] = _method(run) if found_by_search else entry.name.partition("@")[0]
+        row |= done if found_by_search else {"tokens": 0, "evaluations": 0}
         row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
         row |= _times(measured.get(key))
@@ -128,10 +130,16 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         machine=_machine(int(cfg.threads)),
         command=folder.command_of(run.path),
         finished=True,
-        latency_error=dict(run.table.error) if run.table is not None and run.table.error else None,
-        notes=_notes(ledger, len(search)),
+        latency_error=_latency_error(run),
+        notes=(*([said] if (said := origin(run.parts, run.table)) else []), *_notes(ledger, len(search))),
         splits={s.value: f"{n} windows of {int(cfg.window)} tokens" for s, n in counts.items()},
     )
+
+
+def _latency_error(run: Run) -> dict[str, tuple[float, float]] | None:
+    """Mean and largest relative error of predictions on held-out plans, per phase."""
+    error = {} if run.table is None else run.table.error
+    return {metric: (held.mean, held.largest) for metric, held in error.items()} or None
 
 
 def _notes(ledger: Ledger, evaluations: int) -> tuple[str, ...]:
@@ -159,11 +167,16 @@ def _machine(threads: int) -> str:
 
 
 def _export_best(run: Run, frame: pd.DataFrame) -> None:
-    """The best point under the constraints, or the one at half the block parameters, as a checkpoint."""
+    """The best point under the (last) constraints, or the one at half the block parameters, as a checkpoint."""
     front = frame[frame["name"] == "front"]
     if not len(front) or (run.path / "best").exists():
         return
-    row = _constrained(run, front) if run.constraints else _half(front)
+    last = run.targets[-1]
+    if len(run.targets) > 1:
+        front = frame[frame["name"] == f"target@{last.name}"] if last.name else front
+        if not len(front):
+            return
+    row = _constrained(run, last.constraints, front) if last.constraints else _half(front)
     with run.progress.stage("exporting best/"):
         export_plan(run, row, Path(run.path / "best"), bool(run.cfg.export.refit))
 
@@ -173,10 +186,10 @@ def _half(front: pd.DataFrame) -> pd.Series:
     return below.iloc[-1] if len(below) else front.sort_values("params_ratio").iloc[0]
 
 
-def _constrained(run: Run, front: pd.DataFrame) -> pd.Series:
+def _constrained(run: Run, constraints: Sequence[Constraint], front: pd.DataFrame) -> pd.Series:
     """The lowest selection KL among the points that meet latency bounds as *measured*; else the fastest one."""
     dense = run.space.cost(run.space.dense)
-    measured = [(c, f"{c.metric}_ratio") for c in run.constraints if c.metric in ("prefill", "decode")]
+    measured = [(c, f"{c.metric}_ratio") for c in constraints if c.metric in ("prefill", "decode")]
     measured = [(c, column) for c, column in measured if front[column].notna().any()]
     within = front
     for constraint, column in measured:

@@ -15,14 +15,14 @@ from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, LogitEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
-from autoprune.objective import Constraint, Objective, parse_constraint
+from autoprune.objective import Objective, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import recipe_of
 from autoprune.run.stream import check_stream, dense_logits
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import Candidate, CostModel, Plan, Space
+from autoprune.space import CostModel, Plan, Space
 from autoprune.supernet import Ladders, Supernet
 
 if TYPE_CHECKING:
@@ -116,21 +116,11 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
 def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluator]) -> tuple[Objective, ...]:
     """The settings' objectives; raises SettingError naming what can be asked for."""
     provided = {m for e in evaluators for m in e.metrics} | set(space.cost(space.dense))
-    for metric in cfg.objectives:
+    wanted = [cost_name(str(metric)) for metric in cfg.objectives]
+    for metric in wanted:
         if metric not in provided:
             raise SettingError(f"objectives: no evaluator provides {metric!r}" + nearest(metric, provided))
-    return tuple(Objective(str(m)) for m in cfg.objectives)
-
-
-def constraints(cfg: DictConfig, space: Space) -> tuple[Constraint, ...]:
-    """The settings' constraints in the metrics' units, checked for feasibility."""
-    import numpy as np
-
-    dense = space.cost(space.dense)
-    found = tuple(parse_constraint(str(m), v, dense) for m, v in cfg.constraints.items())
-    smallest = Candidate(tuple(0 for _ in space.genes))
-    space.repair(smallest, found, np.random.default_rng(0))  # raises InfeasibleError at once
-    return found
+    return tuple(Objective(metric) for metric in wanted)
 
 
 def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEvaluator]:

@@ -19,16 +19,14 @@ from autoprune.run.latency import latency_table, measure_entries
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
-    constraints,
     instantiate,
     objectives,
     open_parts,
     search_evaluators,
 )
-from autoprune.run.seeds import seed_candidates
-from autoprune.searchers.problem import Problem
-from autoprune.space import Space
-from autoprune.study import Budget, Phase, Study
+from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, loosest, read_targets, within
+from autoprune.space import Candidate, Space
+from autoprune.study import Budget, Study
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from autoprune.progress import Progress
 
 
+ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 
 
@@ -51,8 +50,13 @@ class Run:
     table: LatencyTable | None
     space: Space
     objectives: tuple[Objective, ...]
-    constraints: tuple[Constraint, ...]
+    targets: tuple[Target, ...]
     progress: Progress
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What every target allows."""
+        return loosest(self.targets).constraints
 
 
 def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None = None) -> Path:
@@ -100,7 +104,7 @@ def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     table = _table(parts, path, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)
-    return Run(path, cfg, parts, table, space, wanted, constraints(cfg, space), progress)
+    return Run(path, cfg, parts, table, space, wanted, read_targets(cfg.constraints, space), progress)
 
 
 def _table(parts: Parts, path: Path, progress: Progress) -> LatencyTable | None:
@@ -121,13 +125,15 @@ def _table(parts: Parts, path: Path, progress: Progress) -> LatencyTable | None:
 
 def _check_budget(run: Run) -> None:
     """Raise SettingError when the tokens do not pay for the first evaluation that the searcher asks for."""
-    searcher = _searcher(run)
+    phase = _driver(run).phase(0)
+    searcher, tokens = phase.searcher, phase.budget.tokens or 0
     for proposal in searcher.ask(searcher.batch):
         count = proposal.fidelity.count
-        if count * int(run.cfg.window) > int(run.cfg.tokens):
+        if count * int(run.cfg.window) > tokens:
+            least = count * int(run.cfg.window) * -(-int(run.cfg.tokens) // max(tokens, 1))
             raise SettingError(
                 f"tokens={run.cfg.tokens:g} pays for no evaluation: the search starts with {count} windows of "
-                f"{run.cfg.window} tokens; give at least tokens={count * int(run.cfg.window)}"
+                f"{run.cfg.window} tokens; give at least tokens={least}"
             )
         break
 
@@ -184,44 +190,41 @@ def _stages(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Record
 def _search(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> None:
     if ledger.events("searched"):
         return
-    cfg, parts = run.cfg, run.parts
-    evaluation = parts.evaluation(search_evaluators(parts, run.objectives))
-    phase = Phase(
-        number=0,
-        space=run.space,
-        searcher=_searcher(run),
-        objectives=run.objectives,
-        constraints=run.constraints,
-        budget=Budget(int(cfg.tokens), cfg.evaluations, cfg.seconds),
-        window=int(cfg.window),
-    )
+    evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
     dense = dict(run.space.cost(run.space.dense))
-    with run.progress.search(int(cfg.tokens), run.objectives, dense) as bar:
-        executor = instantiate(cfg.executor, evaluation)
-        reason = Study(phase, ledger, executor, bar, adopted).run()
+    driver = _driver(run)
+    while (phase := driver.next(ledger)) is not None:
+        with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
+            executor = instantiate(run.cfg.executor, evaluation)
+            reason = Study(phase, ledger, executor, bar, adopted).run()
+        ledger.event(PHASE, number=phase.number, reason=reason)
+    reason = ledger.events(PHASE)[-1]["reason"]
     ledger.event("searched", reason=reason, tokens=ledger.tokens())
     run.progress.say(f"search stopped on {reason} after {ledger.tokens():,} tokens")
 
 
-def _searcher(run: Run) -> Any:
+def _driver(run: Run) -> TargetsDriver:
     cfg = run.cfg
-    problem = Problem(
-        space=run.space,
-        objectives=run.objectives,
-        constraints=run.constraints,
-        seed=int(cfg.seed),
-        windows=run.parts.corpus.count(Split.FITNESS),
-        seeds=seed_candidates(run.space, run.constraints, list(cfg.uniform), int(cfg.seed)),
+    return TargetsDriver(
+        Shared(
+            space=run.space,
+            objectives=run.objectives,
+            targets=run.targets,
+            budget=Budget(int(cfg.tokens), cfg.evaluations, cfg.seconds),
+            windows=run.parts.corpus.count(Split.FITNESS),
+            window=int(cfg.window),
+            seed=int(cfg.seed),
+            ratios=tuple(cfg.uniform),
+            make=lambda problem: instantiate(cfg.search, problem),
+        )
     )
-    return instantiate(cfg.search, problem)
 
 
 def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
     """Dense, the best uniform of every ratio, and the front, with their metrics on selection and test."""
     cfg, space = run.cfg, run.space
     scorer = finals.Scorer(_final_evaluation(run), ledger, space)
-    picked = finals.finalists(ledger.to_frame(), run.objectives, int(cfg.finalists))
-    picked = [c for c in picked if c != space.dense]  # it has a row of its own
+    picked = _finalists(run, ledger)
     uniform = finals.uniform_entries(space, list(cfg.uniform))
     selection = _fidelity(run, Split.SELECTION, int(cfg.selection_windows))
     everyone = [space.dense, *picked, *(c for group in uniform.values() for c in group)]
@@ -234,10 +237,22 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
         best = finals.best_of(group, space, selected, quality)
         named += [(f"uniform@{ratio:g}", best)] if best is not None else []
     named += [("front", c) for c in front]
+    for target in run.targets if len(run.targets) > 1 else ():
+        best = finals.best_of([c for c in picked if target.met(space.cost(c))], space, selected, quality)
+        named += [(f"target@{target.name}", best)] if best is not None else []
     test = _fidelity(run, Split.TEST, int(cfg.test_windows))
     with run.progress.stage("front on test") as step:
         tested = scorer.score([c for _, c in named], test, step)
     return [_entry(space, name, candidate, selected, tested) for name, candidate in named]
+
+
+def _finalists(run: Run, ledger: Ledger) -> list[Candidate]:
+    """Of every target its share, each once; dense has a row of its own."""
+    found, frame = {run.space.dense: None}, ledger.to_frame()
+    for target in run.targets:
+        share = max(1, int(run.cfg.finalists) // len(run.targets))
+        found |= dict.fromkeys(finals.finalists(within(frame, target), run.objectives, share))
+    return list(found)[1:]
 
 
 def _final_evaluation(run: Run) -> Evaluation:
@@ -257,6 +272,9 @@ def _fidelity(run: Run, split: Split, windows: int) -> Fidelity:
 def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
     """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if run.cfg.latency.mode == "off":
+        return {}
+    if run.cfg.latency.foreign:
+        ledger.event("note", text=ELSEWHERE)
         return {}
     try:
         return measure_entries(run.parts, entries, run.progress)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.hardware.table import LatencyTable
+from autoprune.hardware.workload import METRICS
 from autoprune.run.latency import cached_table, copy_table
 from autoprune.run.parts import open_parts
 
@@ -26,12 +27,27 @@ def profile_model(model: str, to: Path | None, settings: list[str], progress: Pr
 
 
 def describe(table: LatencyTable) -> str:
-    """The table as text: milliseconds as measured, and the error of predictions on held-out models."""
+    """The table as text: milliseconds before the correction, and the error of predictions on held-out plans."""
     lines = [f"{'part':<22}{'prefill ms':>12}{'decode ms':>12}"]
-    lines.append(f"{'everything else':<22}{table.base_ms['prefill']:>12.4f}{table.base_ms['decode']:>12.4f}")
+    lines.append(f"{'everything else':<22}" + _cells([table.base_ms[m] for m in METRICS]))
     for entry in table.entries:
-        name = f"{entry.kind} {entry.option}"
-        lines.append(f"{name:<22}{entry.ms['prefill']:>12.4f}{entry.ms['decode']:>12.4f}")
-    for metric, (mean, largest) in table.error.items():
-        lines.append(f"{metric}: held-out error {mean:.1%} on average, {largest:.1%} at most")
+        lines.append(f"{f'{entry.kind} {entry.option}':<22}" + _cells([entry.ms[m] for m in METRICS]))
+    for name, times in (("dense, measured", table.dense_ms), ("dense, wall clock", table.dense_wall_ms)):
+        if times:
+            lines.append(f"{name:<22}" + _cells([times[m] for m in METRICS]))
+    work = table.workload
+    lines.append(
+        f"batch {work.batch}, prefill of {work.prefill_tokens} tokens, decode from {work.context}, {table.dtype}, "
+        f"{work.threads} threads, {table.rounds} of {work.rounds} rounds"
+    )
+    for metric, held in table.error.items():
+        a, b = table.correction[metric]
+        lines.append(
+            f"{metric}: {a:.3f} ms + {b:.3f} x sum; on {held.plans} held-out plans off by {held.mean:.1%} on average, "
+            f"{held.largest:.1%} at most"
+        )
     return "\n".join(lines)
+
+
+def _cells(values: list[float]) -> str:
+    return "".join(f"{value:>12.4f}" for value in values)

@@ -25,6 +25,8 @@ class EvoPress:
     objective besides the constraint is searched: quality at the budget.
     """
 
+    single_target = True  # of several targets each takes a phase of its own
+
     def __init__(
         self,
         problem: Problem,

@@ -20,7 +20,7 @@ import pytest
 import autoprune
 from autoprune.cli import main
 from autoprune.front import Front
-from autoprune.hardware import sentinel
+from autoprune.hardware import interruptions, sentinel
 from autoprune.ledger import Ledger
 from autoprune.run import outputs
 from tests import tiny
@@ -69,6 +69,8 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentinel, "CONTENDED", float("inf"))
         patch.setattr(sentinel, "DIRTY", float("inf"))
+        patch.setattr(interruptions, "LEAST_PEACEFUL", 0.0)
+        patch.setattr(interruptions, "RETRIES", 0)
         yield
 
 

@@ -21,7 +21,7 @@ OPTIONS = {
         "[--all] DIR [DIR ...]"
     ),
     "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--trust] DIR",
-    "profile": "[--to FILE] MODEL",
+    "profile": "[--to FILE] MODEL [key=value ...]",
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
     "list": "[GROUP] [DIR]",

@@ -37,6 +37,13 @@ def test_home_null_and_quotes() -> None:
     assert quote("seed=3") == "seed=3"
 
 
+def test_a_latency_file_may_be_named_in_short() -> None:
+    cfg = compose(["model=x", "latency=~/a b/t.json", "latency.foreign=true", "latency.rounds=7"])
+    assert cfg.latency.file == str(Path.home() / "a b/t.json")
+    assert (cfg.latency.foreign, cfg.latency.rounds) == (True, 7)
+    assert compose(["model=x", "latency={rounds: 9}"]).latency.rounds == 9
+
+
 def test_a_sweep_splits_free_text_at_commas() -> None:
     assert quote("model=a,b c", sweep=True) == "model='a','b c'"
     assert quote("model=a,b c") == "model='a,b c'"

@@ -24,8 +24,8 @@ def table(**changes: Any) -> LatencyTable:
     """One millisecond a group, a tenth a neuron, for a prompt; a tenth of that for a token."""
     rows = [("attention", o, float(o)) for o in (1, 2)] + [("ffn", o, o / 10) for o in (8, 32)]
     noise = {"prefill": 0.0, "decode": 0.0}
-    entries = tuple(Entry(k, o, 1, {"prefill": ms, "decode": ms / 10}, noise) for k, o, ms in rows)  # type: ignore[arg-type]
-    found = LatencyTable({"prefill": 5.0, "decode": 1.0}, entries, Workload(), {}, "float32")
+    entries = tuple(Entry(k, o, {"prefill": ms, "decode": ms / 10}, noise) for k, o, ms in rows)  # type: ignore[arg-type]
+    found = LatencyTable({"prefill": 5.0, "decode": 1.0}, entries, Workload(), {}, {}, "float32")
     return replace(found, **changes)
 
 

@@ -34,21 +34,25 @@ def test_decode_starts_every_call_at_the_context(build: Any, blocks: list[tuple[
     spy = Spy(build(Plan.of(blocks)))
     call = decode(spy, WORK)
     spy.seen.clear()
-    call()
+    for _ in range(3):
+        call()
     first = [answer.logits for _, answer in spy.seen]
-    call()
+    for _ in range(3):
+        call()
     assert [given["position_ids"].tolist() for given, _ in spy.seen] == [[[10]], [[11]], [[12]]] * 2
     assert all(given["input_ids"].shape == (2, 1) for given, _ in spy.seen)
     second = [answer.logits for _, answer in spy.seen[3:]]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))  # the cache was put back
     filled = [layer for layer in call.cache.layers if getattr(layer, "keys", None) is not None]
-    assert filled and all(layer.get_seq_length() == 10 for layer in filled)
+    assert filled and all(layer.get_seq_length() == 10 + 3 for layer in filled)
 
 
 def test_decode_equals_the_uncached_model(build: Any) -> None:
     model = build(Plan.of(PLANS["first gone"]))
     spy = Spy(model)
-    decode(spy, WORK)()
+    call = decode(spy, WORK)
+    for _ in range(3):
+        call()
     ids = torch.cat([given["input_ids"] for given, _ in spy.seen], dim=1)
     with torch.inference_mode():
         whole = model(input_ids=ids, use_cache=False).logits[:, 10:]
@@ -91,8 +95,8 @@ def test_a_sliding_window_is_put_back(build: Any) -> None:
     )
     call = decode(spy, WORK)
     spy.seen.clear()
-    call()
-    call()
+    for _ in range(4):
+        call()
     assert torch.equal(spy.seen[0][1].logits, spy.seen[3][1].logits)
 
 
@@ -114,7 +118,7 @@ def test_samples_are_per_prefill_and_per_token(build: Any, monkeypatch: pytest.M
         workload, "interleaved", lambda items, *_, **__: dict.fromkeys(items, Samples((6.0,)))
     )
     fake = sample_models(models, WORK)["dense"]
-    assert fake["prefill"].seconds == (6.0,) and fake["decode"].seconds == (2.0,)
+    assert fake["prefill"].seconds == (6.0,) and fake["decode"].seconds == (6.0,)
 
 
 def test_mistakes_name_the_setting(dense: Any) -> None:

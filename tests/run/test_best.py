@@ -19,23 +19,23 @@ FRONT = pd.DataFrame(
 )
 
 
-def _run(bound: float) -> SimpleNamespace:
+def _run(bound: float) -> tuple[SimpleNamespace, tuple[Constraint, ...]]:
     space = SimpleNamespace(dense=None, cost=lambda candidate: {"decode": 10.0})
-    return SimpleNamespace(space=space, constraints=(Constraint("decode", bound),))
+    return SimpleNamespace(space=space), (Constraint("decode", bound),)
 
 
 def test_the_measured_ratio_decides() -> None:
-    assert outputs._constrained(_run(6.0), FRONT)["key"] == "kept"  # type: ignore[arg-type]
-    assert outputs._constrained(_run(7.0), FRONT)["key"] == "late"  # type: ignore[arg-type]
+    assert outputs._constrained(*_run(6.0), FRONT)["key"] == "kept"  # type: ignore[arg-type]
+    assert outputs._constrained(*_run(7.0), FRONT)["key"] == "late"  # type: ignore[arg-type]
 
 
 def test_when_none_meets_the_bound_the_fastest_is_taken() -> None:
-    assert outputs._constrained(_run(4.0), FRONT)["key"] == "quick"  # type: ignore[arg-type]
+    assert outputs._constrained(*_run(4.0), FRONT)["key"] == "quick"  # type: ignore[arg-type]
 
 
 def test_without_times_the_lowest_selection_kl_is_taken() -> None:
     untimed = FRONT.assign(decode_ratio=None)
-    assert outputs._constrained(_run(4.0), untimed)["key"] == "late"  # type: ignore[arg-type]
+    assert outputs._constrained(*_run(4.0), untimed)["key"] == "late"  # type: ignore[arg-type]
 
 
 def test_without_constraints_it_is_the_largest_within_half_the_parameters() -> None:

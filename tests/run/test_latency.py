@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 
 from autoprune.cache import Cache
-from autoprune.errors import SettingError
-from autoprune.hardware import sentinel
-from autoprune.hardware.fingerprint import fingerprint
+from autoprune.errors import MeasurementError, SettingError
+from autoprune.hardware import interruptions, sentinel
 from autoprune.hardware.table import LatencyTable
 from autoprune.models.llama import LlamaAdapter
 from autoprune.progress import Progress
@@ -32,6 +32,7 @@ LATENCY = {
     "rounds": 5,
     "mode": "measure",
     "file": None,
+    "foreign": False,
 }
 
 
@@ -40,6 +41,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is: these tests look at the way times take."""
     monkeypatch.setattr(sentinel, "CONTENDED", float("inf"))
     monkeypatch.setattr(sentinel, "DIRTY", float("inf"))
+    monkeypatch.setattr(interruptions, "LEAST_PEACEFUL", 0.0)
+    monkeypatch.setattr(interruptions, "RETRIES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +96,10 @@ def test_without_latency_there_is_no_table(parts: Any, progress: Progress, tmp_p
 def test_the_table_is_measured_once(
     parts: Any, measured: Path, progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*args: object) -> None:
+    def never(*args: object, **named: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("autoprune.hardware.table.measure_table", never)
+    monkeypatch.setattr("autoprune.hardware.measuring.measure_table", never)
     table = latency_table(parts, tmp_path / "latency.json", progress)
     assert table == LatencyTable.load(measured / "latency.json")
     with pytest.raises(AssertionError, match="measured again"):
@@ -113,19 +116,82 @@ def test_the_runs_own_table_comes_first(
     assert table is not None and table.base_ms["prefill"] == 123.0
 
 
-def test_a_named_file_must_be_there_and_of_this_machine(
-    parts: Any, measured: Path, progress: Progress, tmp_path: Path
-) -> None:
+def edited(file: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """Change the saved table, and return the file's name as a setting."""
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    return str(file)
+
+
+def test_a_named_file_is_used(parts: Any, measured: Path, progress: Progress, tmp_path: Path) -> None:
     stored, file = tmp_path / "latency.json", tmp_path / "saved.json"
     with pytest.raises(SettingError, match=f"latency.file={file} does not exist; make it with"):
         latency_table(with_latency(parts, file=str(file)), stored, progress)
     copy_table(measured, file)
-    assert latency_table(with_latency(parts, file=str(file)), stored, progress) is not None
-    foreign = json.loads(file.read_text())
-    foreign["fingerprint"][next(iter(fingerprint(1)))] = "another machine"
-    file.write_text(json.dumps(foreign))
-    with pytest.raises(SettingError, match="was measured with .*another machine.*measure it again"):
-        latency_table(with_latency(parts, file=str(file)), stored, progress)
+    edited(file, lambda data: data["base_ms"].update(prefill=123.0))
+    table = latency_table(with_latency(parts, file=str(file)), stored, progress)
+    assert table is not None and table.base_ms["prefill"] == 123.0
+    assert latency.origin(parts, table) == ""
+
+
+def test_another_machines_file_is_used_when_asked_for_only(
+    parts: Any, measured: Path, progress: Progress, tmp_path: Path
+) -> None:
+    stored, file = tmp_path / "latency.json", tmp_path / "saved.json"
+    copy_table(measured, file)
+    named = edited(file, lambda data: data["fingerprint"].update(cpu="Abacus 9"))
+    line = r"latency.file=\S+ is of another machine or software: cpu='Abacus 9'.*add latency.foreign=true$"
+    with pytest.raises(SettingError, match=line):
+        latency_table(with_latency(parts, file=named), stored, progress)
+    table = latency_table(with_latency(parts, file=named, foreign=True), stored, progress)
+    assert latency.origin(parts, table).startswith(
+        "Predicted latencies are those of another machine: Abacus 9, 1 threads (cpu='Abacus 9'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["shape"].update(blocks=7), r"it is of another model \(blocks=7, here 1\)$"),
+        (lambda d: d.update(dtype="float16"), r"it is of another model \(dtype='float16', here 'float32'\)$"),
+        (lambda d: d.update(entries=d["entries"][:2]), "it has no entry for ffn width=48; measured: none$"),
+        (
+            lambda d: d["workload"].update(batch=4),
+            "it was measured with batch=4, the settings say latency.batch=1$",
+        ),
+        (lambda d: d.update(schema=1), "not a latency table of this version; make it with"),
+        (lambda d: d["entries"][0].update(ms={}), "not a latency table of this version; make it with"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(
+    parts: Any, measured: Path, progress: Progress, tmp_path: Path, change: Any, said: str
+) -> None:
+    file = tmp_path / "saved.json"
+    copy_table(measured, file)
+    with pytest.raises(SettingError, match=rf"^latency.file={file}: {said}") as refused:
+        latency_table(with_latency(parts, file=edited(file, change)), tmp_path / "none", progress)
+    assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_no_table_is_refused(parts: Any, progress: Progress, tmp_path: Path) -> None:
+    file = tmp_path / "saved.json"
+    for content in (b"{", b"[]", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        with pytest.raises(SettingError, match=f"^latency.file={file}: (not a latency table|is not text)"):
+            latency_table(with_latency(parts, file=str(file)), tmp_path / "none", progress)
+
+
+def test_a_busy_machine_gives_no_table(
+    parts: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(interruptions, "LEAST_PEACEFUL", 0.5)
+    monkeypatch.setattr(interruptions, "counter", lambda *_: iter(range(10**6)).__next__)
+    fresh = SimpleNamespace(**{**vars(parts), "cache": Cache(tmp_path)})
+    with pytest.raises(MeasurementError, match="other programs interrupted") as refused:
+        cached_table(fresh, progress)
+    assert refused.value.exit_code == 3
+    assert not list(tmp_path.rglob("latency.json"))
 
 
 def test_a_copy_that_cannot_be_written_is_told(measured: Path, tmp_path: Path) -> None:
@@ -155,7 +221,9 @@ def test_the_table_as_text(measured: Path) -> None:
         "everything",
         *["attention"] * 2,
         "ffn",
+        *["dense,"] * 2,
+        "batch",
         "decode:",
         "prefill:",
     ]
-    assert "held-out error" in lines[-1]
+    assert "held-out plans off by" in lines[-1]

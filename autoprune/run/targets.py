@@ -1,0 +1,168 @@
+"""Several targets in one run: `constraints='{params: [0.7x, 0.5x]}'` is searched phase by phase, or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autoprune.errors import SettingError
+from autoprune.ledger import Ledger
+from autoprune.objective import Constraint, Objective, parse_constraint
+from autoprune.run.seeds import seed_candidates
+from autoprune.searchers.problem import Problem
+from autoprune.space import Candidate, Space
+from autoprune.study import Budget, Phase, Searcher
+
+PHASE = "phase"  # the ledger's event of a finished one
+
+
+@dataclass(frozen=True)
+class Target:
+    """The constraints that hold together."""
+
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it, e.g. `decode=0.6x,kv_bytes=0.5x`."""
+        return ",".join(f"{c.metric}={c.text}" for c in self.constraints)
+
+    def met(self, costs: Mapping[str, float]) -> bool:
+        """Whether a plan of these costs is within all bounds."""
+        return not any(c.violation(costs) for c in self.constraints)
+
+
+def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...]:
+    """The settings' constraints in the metrics' units; a list of bounds makes one target of each.
+
+    One bound beside a list holds for every target; lists go together, first with first. Raises SettingError when
+    they are of unlike lengths, InfeasibleError when a target cannot be met.
+    """
+    dense = space.cost(space.dense)
+    lists = {
+        str(m): list(v) for m, v in settings.items() if isinstance(v, Sequence) and not isinstance(v, str)
+    }
+    lengths = {metric: len(bounds) for metric, bounds in lists.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        said = ", ".join(f"{metric} has {count}" for metric, count in lengths.items())
+        raise SettingError(f"constraints: lists of bounds must be equally long and not empty; {said}")
+    found = []
+    for index in range(max(lengths.values(), default=1)):
+        bounds = {str(m): lists[str(m)][index] if str(m) in lists else v for m, v in settings.items()}
+        found.append(Target(tuple(parse_constraint(m, v, dense) for m, v in bounds.items())))
+    smallest = Candidate(tuple(0 for _ in space.genes))
+    for target in found:
+        space.repair(smallest, target.constraints, np.random.default_rng(0))  # raises InfeasibleError at once
+    names = [target.name for target in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingError(f"constraints name the target {twice} twice; name each once")
+    return tuple(found)
+
+
+def loosest(targets: Sequence[Target]) -> Target:
+    """The largest bound of each metric: what meets any target meets it."""
+    by_metric = zip(*(t.constraints for t in targets), strict=True)
+    return Target(tuple(max(group, key=lambda c: c.bound) for group in by_metric))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all phases of a run share."""
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    targets: tuple[Target, ...]
+    budget: Budget
+    windows: int  # fitness windows there are
+    window: int  # tokens in one
+    seed: int
+    ratios: tuple[float, ...]  # of uniform plans to start from
+    make: Callable[[Problem], Searcher]
+
+
+class TargetsDriver:
+    """One phase a target for a searcher that works at one budget, with equal shares of tokens; else one for all.
+
+    Each later phase may start from the winner of the one before, made to fit.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        first = self._searcher(loosest(shared.targets), ())
+        several = getattr(first, "single_target", False)
+        self.targets = shared.targets if several else (loosest(shared.targets),)
+
+    def next(self, ledger: Ledger) -> Phase | None:
+        """The first phase that is not finished; what it holds already is replayed."""
+        number = len(ledger.events(PHASE))
+        return None if number == len(self.targets) else self.phase(number, ledger)
+
+    def phase(self, number: int, ledger: Ledger | None = None) -> Phase:
+        """A phase by number; without a ledger it starts from uniform plans only."""
+        target, shared = self.targets[number], self._shared
+        seeds: tuple[Candidate, ...] = ()
+        won = winner(ledger.to_frame(), number - 1, shared.objectives) if number and ledger else None
+        if won is not None:
+            rng = np.random.default_rng([shared.seed, number])
+            seeds = (shared.space.repair(won, target.constraints, rng),)
+        return Phase(
+            number=number,
+            space=shared.space,
+            searcher=self._searcher(target, seeds),
+            objectives=shared.objectives,
+            constraints=target.constraints,
+            budget=self._share(number),
+            window=shared.window,
+        )
+
+    def _share(self, number: int) -> Budget:
+        budget, count = self._shared.budget, len(self.targets)
+
+        def of(whole: int | None) -> int | None:
+            return None if whole is None else whole * (number + 1) // count - whole * number // count
+
+        return Budget(
+            of(budget.tokens),
+            of(budget.evaluations),
+            None if budget.seconds is None else budget.seconds / count,
+        )
+
+    def _searcher(self, target: Target, first: tuple[Candidate, ...]) -> Searcher:
+        shared = self._shared
+        seeds = seed_candidates(shared.space, target.constraints, list(shared.ratios), shared.seed)
+        return shared.make(
+            Problem(
+                space=shared.space,
+                objectives=shared.objectives,
+                constraints=target.constraints,
+                seed=shared.seed,
+                windows=shared.windows,
+                seeds=tuple(dict.fromkeys((*first, *seeds))),
+            )
+        )
+
+
+def winner(frame: pd.DataFrame, phase: int, objectives: Sequence[Objective]) -> Candidate | None:
+    """The best of the last results of a phase on its largest fidelity, by the first objective; None without any.
+
+    Only results on the same windows are compared.
+    """
+    usable = frame[(frame["phase"] == phase) & (frame["status"] == "ok")] if len(frame) else frame
+    if not len(usable):
+        return None
+    windows = usable["stop"] - usable["start"]
+    largest = usable[windows == windows.max()]
+    at = largest.iloc[-1]
+    rows = largest[(largest["start"] == at["start"]) & (largest["batch"] == at["batch"])].to_dict("records")
+    return Candidate.from_json(str(min(rows, key=objectives[0].value)["candidate"]))
+
+
+def within(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """The results that meet a target."""
+    if not len(frame) or not target.constraints:
+        return frame
+    return frame[[target.met(row) for row in frame.to_dict("records")]]

@@ -29,7 +29,7 @@ def test_groups_and_settings_reach_the_configuration() -> None:
     cfg = compose(
         [*words, "constraints={decode: 0.6x}", "space.structured.ffn_options=5", "latency.mode=off"]
     )
-    assert list(cfg.search.survivors) == [6, 2, 1] and cfg.tokens == 2e6
+    assert list(cfg.search.survivors) == [8, 2, 1] and cfg.tokens == 2e6
     assert cfg.evaluator == {"divergence": {"_target_": "evaluators.divergence.Divergence", "top_k": 64}}
     assert (
         cfg.constraints == {"decode": "0.6x"}

@@ -46,6 +46,8 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     parser.add_argument("--single", type=float, default=2e6, help="tokens of an evopress run")
     parser.add_argument("--front", type=float, default=4e6, help="tokens of an nsga2 run")
+    parser.add_argument("--ladder", default="refit", help="calibration.ladder: refit or nested")
+    parser.add_argument("--criterion", default="obs", help="calibration.criterion: obs or activation")
     parser.add_argument("--work", default="results/bench-search", help="where the runs are kept")
     parser.add_argument("--to", default="results/bench/search.md", help="the table")
     return parser.parse_args(list(args))
@@ -63,12 +65,14 @@ def _seed(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
 
 def _run(options: argparse.Namespace, name: str, **wanted: Any) -> Front:
-    folder = Path(options.work) / Path(options.model).name / name
+    ladder = f"{options.ladder}-{options.criterion}"
+    folder = Path(options.work) / Path(options.model).name / ladder / name
     if (folder / "leaderboard.csv").is_file():
         return Front(folder)
     if (folder / FILE).is_file():
         return resume(folder)
     settings = ["latency.mode=off", "quiet=true", f"uniform={list(RATIOS)}"]
+    settings += [f"calibration.ladder={options.ladder}", f"calibration.criterion={options.criterion}"]
     return search(options.model, data=options.data, out=folder, settings=settings, **wanted)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from autoprune.artifacts import SOURCE, Usage, keep_within
 from autoprune.errors import SettingError
+from autoprune.held import scratch_folder
 from autoprune.space import digest
 
 
@@ -39,30 +38,35 @@ class Cache:
         """The artifact of `kind` that depends on `inputs` (plain data), built first when it is missing.
 
         `build` fills an empty folder; it is renamed into place when done, so a crash leaves no half artifact and two
-        processes building the same one agree. What this process has used stays while it lives. Raises SettingError
+        processes building the same one agree; what a killed one left is swept away by the next. What this process has
+        used stays while it lives. Raises SettingError
         when the cache cannot be written.
         """
         target = self.root / kind / digest(inputs)[:20]
         if self._usage.found(target):
             return target
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
-        except OSError as error:
-            raise SettingError(
-                f"the artifact cache {self.root} cannot be written ({error.strerror}); set AUTOPRUNE_CACHE=FOLDER"
-            ) from error
-        try:
-            build(scratch)
-            if self._source:
-                (scratch / SOURCE).write_text(json.dumps(self._source))
-            os.replace(scratch, target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster: its artifact is as good
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with self._scratch(target.parent) as scratch:
+            try:
+                build(scratch)
+                if self._source:
+                    (scratch / SOURCE).write_text(json.dumps(self._source))
+                os.replace(scratch, target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster: its artifact is as good
+                    raise
         self._usage.found(target)
         with suppress(OSError):  # tidying must not fail a run
             keep_within(self.root, kind, target)
         return target
+
+    @contextmanager
+    def _scratch(self, parent: Path) -> Iterator[Path]:
+        with ExitStack() as held:
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+                folder = held.enter_context(scratch_folder(parent, ".building-"))
+            except OSError as error:
+                raise SettingError(
+                    f"the artifact cache {self.root} cannot be written ({error.strerror}); set AUTOPRUNE_CACHE=FOLDER"
+                ) from error
+            yield folder

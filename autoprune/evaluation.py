@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus
-from autoprune.errors import DataError
+from autoprune.errors import AutopruneError, DataError, SpaceError
 from autoprune.objective import Fidelity, Split
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
@@ -89,8 +89,23 @@ class Evaluation:
         """Scores of each plan on the fidelity's windows, or the reason why there are none.
 
         Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
-        memory changes the grouping.
+        memory changes the grouping. A plan that raises has its error as the reason and does not disturb the others;
+        what no plan can help (a full disk, missing windows) is raised.
         """
+        try:
+            return self._evaluate(plans, fidelity)
+        except SpaceError as error:
+            caught: Exception = error
+        except (AutopruneError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            caught = error
+        if len(plans) == 1:
+            return [Failure(f"plan {plans[0].key}: {_line(caught)}")]
+        middle = len(plans) // 2
+        return self.evaluate(plans[:middle], fidelity) + self.evaluate(plans[middle:], fidelity)
+
+    def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
         rows = self._windows(fidelity)
         values: list[dict[str, list[Array]]] = [{} for _ in plans]
         failures: dict[int, Failure] = {}
@@ -102,7 +117,7 @@ class Evaluation:
             )
             alive = [i for i in range(len(plans)) if i not in failures]
             self._pass(plans, alive, batch, values, failures)
-        return [failures[i] if i in failures else _scores(values[i]) for i in range(len(plans))]
+        return [failures[i] if i in failures else scores(values[i]) for i in range(len(plans))]
 
     def _pass(
         self,
@@ -139,12 +154,17 @@ class Evaluation:
         return windows[start:stop]
 
 
-def _scores(columns: Mapping[str, list[Array]]) -> Scores:
+def scores(columns: Mapping[str, list[Array]]) -> Scores:
+    """Metrics from the values of consecutive windows, given in parts."""
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
     means = {metric: float(_mean(v)) for metric, v in per_window.items()}
     if "nll" in means:
         means["perplexity"] = float(np.exp(min(means["nll"], 700.0)))
     return Scores(means, per_window)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _mean(values: Array) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoprune.models.base import Adapter, State, Weights
 from autoprune.space import Plan, SublayerPlan
+from autoprune.trie import common, trie_order
 
 Visit = Callable[[int, Tensor], None]
 
@@ -46,8 +47,8 @@ class Supernet:
         A sublayer whose whole prefix is shared runs once. Kept states stay within `memory_bytes`; what does not fit is
         computed again. Each plan's numbers are bitwise those of running it alone.
         """
-        order = sorted(range(len(plans)), key=lambda i: _path(plans[i]))
-        shared = [_common(plans[a], plans[b]) for a, b in zip(order, order[1:], strict=False)] + [0]
+        order = trie_order(plans)
+        shared = [common(plans[a], plans[b]) for a, b in zip(order, order[1:], strict=False)] + [0]
         start = self.adapter.embed(ids)
         room = max(1, self.memory_bytes // max(1, start.hidden.nbytes))
         kept: dict[int, State] = {0: start}  # depth -> state before that sublayer, on the current path
@@ -92,10 +93,6 @@ class Supernet:
         return "the head"
 
 
-def _path(plan: Plan) -> tuple[tuple[tuple[str, str | int | float], ...], ...]:
-    return tuple(s.settings for s in plan.sublayers)
-
-
 def _branches(shared: Sequence[int], position: int) -> set[int]:
     """Depths at which later plans leave the current path: only these states are worth keeping."""
     depths: set[int] = set()
@@ -106,10 +103,3 @@ def _branches(shared: Sequence[int], position: int) -> set[int]:
         if lowest == 0:
             break
     return depths
-
-
-def _common(a: Plan, b: Plan) -> int:
-    for depth, (x, y) in enumerate(zip(a.sublayers, b.sublayers, strict=True)):
-        if x != y:
-            return depth
-    return len(a.sublayers)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.objective import Fidelity, Result, Status
+from autoprune.executors.base import Spec, result
+from autoprune.objective import Fidelity, Result
 from autoprune.study import Job
 
 if TYPE_CHECKING:
-    from autoprune.evaluation import Evaluation, Scores
-    from autoprune.evaluation import Failure as EvaluationFailure
+    from autoprune.evaluation import Evaluation
 
 
 class Serial:
@@ -18,10 +19,19 @@ class Serial:
 
     capacity = 1
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        self._evaluation = evaluation
+    def __init__(self) -> None:
+        self._evaluation: Evaluation | None = None
         self._queue: list[Job] = []
         self._seen = (0, 0)
+        self._thread_seconds = 0.0
+
+    def begin(self, threads: int) -> None:
+        """Nothing takes long."""
+
+    def open(self, evaluation: Evaluation, spec: Spec) -> None:
+        """Evaluate with this."""
+        self._evaluation = evaluation
+        self._seen = self._runs()
 
     def submit(self, batch: Sequence[Job]) -> None:
         """Take in a batch."""
@@ -29,26 +39,32 @@ class Serial:
 
     def results(self, timeout: float | None = None) -> Iterator[Result]:
         """Evaluate everything submitted; jobs on the same windows share their prefixes."""
+        assert self._evaluation is not None, "open() comes first"
         groups: dict[Fidelity, list[Job]] = {}
         for job in self._queue:
             groups.setdefault(job.proposal.fidelity, []).append(job)
         self._queue = []
         for fidelity, jobs in groups.items():
+            started = time.thread_time()
             outcomes = self._evaluation.evaluate([j.plan for j in jobs], fidelity)
+            self._thread_seconds += time.thread_time() - started
             for job, outcome in zip(jobs, outcomes, strict=True):
-                yield _result(job, outcome)
+                yield result(job, outcome)
 
     def counters(self) -> dict[str, float]:
-        """Sublayer runs since the last call."""
+        """Block runs and thread time since the last call."""
+        now, before = self._runs(), self._seen
+        seconds, self._seen, self._thread_seconds = self._thread_seconds, now, 0.0
+        return {
+            "block_runs": (now[0] - before[0]) / 2,
+            "block_runs_naive": (now[1] - before[1]) / 2,
+            "thread_seconds": seconds,
+        }
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _runs(self) -> tuple[int, int]:
+        assert self._evaluation is not None, "open() comes first"
         telemetry = self._evaluation.supernet.telemetry
-        now = (telemetry.runs, telemetry.naive_runs)
-        runs, naive = now[0] - self._seen[0], now[1] - self._seen[1]
-        self._seen = now
-        return {"block_runs": runs / 2, "block_runs_naive": naive / 2}
-
-
-def _result(job: Job, outcome: Scores | EvaluationFailure) -> Result:
-    reason = getattr(outcome, "reason", None)
-    if reason is not None:
-        return Result(job.proposal, Status.FAILED, reason=reason)
-    return Result(job.proposal, Status.OK, outcome.metrics, outcome.per_window)  # type: ignore[union-attr]
+        return telemetry.runs, telemetry.naive_runs

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import LedgerError, SettingError
+from autoprune.disk import disk_full
+from autoprune.errors import LedgerError, SettingError, StoppedError
+from autoprune.held import try_lock
 from autoprune.ledger import FILE, Ledger, holds_run
-from autoprune.locks import take
 from autoprune.runs import CONFIG, WORKING
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LATENCY = "latency.json"
 ENVIRONMENT = "environment.json"
+TRIES = 5  # to take the mark of a run
 
 
 def claim(folder: Path) -> None:
@@ -34,6 +37,60 @@ def claim(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise SettingError(f"out={folder} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on this run; the system lets go when we end, however we end.
+
+    Raises LedgerError naming the process that holds it, SettingError where the folder cannot be written.
+    """
+    mark = folder / WORKING
+    handle = _marked(mark)
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink()  # while it is still ours
+        os.close(handle)
+
+
+def _marked(mark: Path) -> int:
+    for _ in range(TRIES):
+        try:
+            handle = os.open(mark, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise SettingError(f"{mark.parent} cannot be written: {error.strerror}") from error
+        if try_lock(handle):
+            with suppress(OSError):
+                if os.fstat(handle).st_ino == os.stat(mark).st_ino:
+                    return handle  # else its holder removed it just now
+        holder = os.read(handle, 32).decode().strip() or "another one"
+        os.close(handle)
+        time.sleep(0.02)  # who only asks whether it is held holds it for a moment
+    raise LedgerError(f"{mark.parent} is being worked on by process {holder}; wait for it, or end it")
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say how to go on when something beyond the run stops it: a full disk, workers that die."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError(f"{error}; {_onward(folder)}") from error
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise StoppedError(f"the disk is full ({reason}); free some space, then {_onward(folder)}") from error
+
+
+def _onward(folder: Path) -> str:
+    if holds_run(folder / FILE):
+        return f"continue with: autoprune resume {folder}"
+    return "start it again: the run had not begun"
 
 
 def save_settings(folder: Path, cfg: DictConfig, command: str) -> None:
@@ -66,24 +123,6 @@ def load_settings(folder: Path, trust: bool) -> DictConfig:
         check_targets(cfg)
     validate(cfg)
     return cfg
-
-
-@contextmanager
-def at_work(folder: Path) -> Iterator[None]:
-    """Mark the run as running while the block runs; raises LedgerError when another process works on it."""
-    mark = folder / WORKING
-    try:
-        handle = take(mark)
-    except OSError:  # no locks on this file system
-        yield
-        return
-    if handle is None:
-        raise LedgerError(f"{folder} is being worked on by another process; wait for it, or stop it first")
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def open_ledger(folder: Path) -> Ledger:

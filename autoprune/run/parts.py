@@ -64,6 +64,15 @@ class Parts:
         """Identifies model and corpus."""
         return f"{self.loaded.digest}-{self.corpus.digest}"
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """What every evaluation depends on."""
+        return {
+            "model": self.loaded.digest,
+            "corpus": self.corpus.digest,
+            "ladders": self.ladder_folder.name,
+        }
+
     def build(self, plan: Plan, ladders: Ladders | None = None) -> Any:
         """The physically smaller model, in the checkpoint's dtype; its weights are the ladders' unless told others."""
         source = self.ladders if ladders is None else ladders

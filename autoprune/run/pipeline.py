@@ -15,6 +15,7 @@ from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, estimate
+from autoprune.run.hosting import hosting
 from autoprune.run.latency import latency_table, measure_entries
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
@@ -24,6 +25,7 @@ from autoprune.run.parts import (
     open_parts,
     search_evaluators,
 )
+from autoprune.run.remote import spec_of
 from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, loosest, read_targets, within
 from autoprune.space import Candidate, Space
 from autoprune.study import Budget, Study
@@ -31,6 +33,7 @@ from autoprune.study import Budget, Study
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from autoprune.executors.base import Opened
     from autoprune.hardware.endtoend import Measured
     from autoprune.hardware.table import LatencyTable
     from autoprune.progress import Progress
@@ -63,6 +66,13 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
     """Begin a run in `cfg.out` and see it through; `adopt` names a run whose finished evaluations are taken over."""
     path = Path(str(cfg.out)).absolute()
     folder.claim(path)
+    with folder.at_work(path), folder.resumable(path), hosting(cfg, path) as executor:
+        return _start(cfg, path, command, progress, executor, adopt)
+
+
+def _start(
+    cfg: DictConfig, path: Path, command: str, progress: Progress, executor: Opened, adopt: Path | None
+) -> Path:
     run = _open(cfg, path, progress)
     _check_budget(run)
     seconds = _check_dense(run)
@@ -75,19 +85,22 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
         run.table.save(path / folder.LATENCY)
     origin = {} if adopt is None else {ADOPTS: str(adopt)}
     ledger = Ledger.create(path / FILE, {**_identity(run), **origin})
-    return _finish(run, ledger, _adopted(adopt, run))
+    return _finish(run, ledger, executor, _adopted(adopt, run))
 
 
 def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
     """Go on with a run that stopped; raises SettingError when it is finished."""
-    ledger = folder.open_ledger(path)
-    if ledger.events("finished"):
-        raise SettingError(f"{path} is finished; nothing to resume (see `autoprune report {path}`)")
-    run = _open(cfg, path, progress)
-    _check_identity(ledger, run)
-    ledger.event("resumed")
-    origin = Path(ledger.meta().get(ADOPTS, ""))
-    return _finish(run, ledger, _adopted(origin if holds_run(origin / FILE) else None, run))
+    with folder.at_work(path), folder.resumable(path):
+        ledger = folder.open_ledger(path)
+        if ledger.events("finished"):
+            raise SettingError(f"{path} is finished; nothing to resume (see `autoprune report {path}`)")
+        with hosting(cfg, path, searches=not ledger.events("searched")) as executor:
+            run = _open(cfg, path, progress)
+            _check_identity(ledger, run)
+            ledger.event("resumed")
+            origin = Path(ledger.meta().get(ADOPTS, ""))
+            adopted = _adopted(origin if holds_run(origin / FILE) else None, run)
+            return _finish(run, ledger, executor, adopted)
 
 
 def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
@@ -147,9 +160,7 @@ def _check_dense(run: Run) -> float:
 def _identity(run: Run) -> dict[str, str]:
     return {
         "version": __version__,
-        "model": run.parts.loaded.digest,
-        "corpus": run.parts.corpus.digest,
-        "ladders": run.parts.ladder_folder.name,
+        **run.parts.digests,
         "space": run.space.digest(),
     }
 
@@ -164,15 +175,13 @@ def _check_identity(ledger: Ledger, run: Run) -> None:
             )
 
 
-def _finish(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> Path:
-    with folder.at_work(run.path):
-        return _stages(run, ledger, adopted)
-
-
-def _stages(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> Path:
+def _finish(
+    run: Run, ledger: Ledger, executor: Opened, adopted: dict[tuple[str, Fidelity], Recorded]
+) -> Path:
     started = time.monotonic()
     try:
-        _search(run, ledger, adopted)
+        _search(run, ledger, executor, adopted)
+        executor.close()  # nothing of it may run while the front is timed
         entries = _finals(run, ledger)
         measured = _measure(run, ledger, entries)
         ledger.event("wall", seconds=time.monotonic() - started)
@@ -187,15 +196,17 @@ def _stages(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Record
     return run.path
 
 
-def _search(run: Run, ledger: Ledger, adopted: dict[tuple[str, Fidelity], Recorded]) -> None:
+def _search(
+    run: Run, ledger: Ledger, executor: Opened, adopted: dict[tuple[str, Fidelity], Recorded]
+) -> None:
     if ledger.events("searched"):
         return
     evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
     dense = dict(run.space.cost(run.space.dense))
     driver = _driver(run)
+    executor.open(evaluation, spec_of(run.parts))
     while (phase := driver.next(ledger)) is not None:
         with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
-            executor = instantiate(run.cfg.executor, evaluation)
             reason = Study(phase, ledger, executor, bar, adopted).run()
         ledger.event(PHASE, number=phase.number, reason=reason)
     reason = ledger.events(PHASE)[-1]["reason"]

@@ -1,0 +1,130 @@
+"""A Ray of our own, or one that runs already, and the workers on it; quiet, and gone when we are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import AutopruneError, SettingError, StoppedError
+from autoprune.executors.worker import Worker
+from autoprune.held import scratch_folder
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small
+LONGEST = 24  # characters of a temporary folder: Ray makes sockets below it, whose paths may not be long
+POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Cluster:
+    """Starts, and hires its first workers, in a thread: the caller can load the model meanwhile."""
+
+    def __init__(self, workers: int, threads: int, address: str | None) -> None:
+        self._workers, self._threads, self._address = workers, threads, address
+        self._ready, self._closing = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._held = ExitStack()
+        self._hired: list[Any] = []
+        self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
+        self._keeper.start()
+
+    def workers(self) -> list[Any]:
+        """Handles of the first workers, once Ray is up; raises what went wrong."""
+        self._ready.wait()
+        if isinstance(self._error, AutopruneError):
+            raise self._error
+        if self._error is not None:
+            reason = " ".join(str(self._error).split())
+            raise StoppedError(f"executor=ray: Ray did not start ({reason})") from self._error
+        return list(self._hired)
+
+    def hire(self) -> Any:
+        """One more worker."""
+        import ray
+
+        pools = {name: str(self._threads) for name in POOLS} | {"TOKENIZERS_PARALLELISM": "false"}
+        options = {"num_cpus": self._threads, "max_restarts": 0, "runtime_env": {"env_vars": pools}}
+        worker = ray.remote(Worker).options(**options).remote()
+        self._hired.append(worker)
+        return worker
+
+    def dismiss(self, worker: Any) -> None:
+        """Make sure that a worker is gone."""
+        import ray
+
+        self._hired.remove(worker)
+        with suppress(Exception):  # it is dead already
+            ray.kill(worker)
+
+    def stop(self) -> None:
+        """End the workers, and Ray when it is ours."""
+        self._ready.wait()
+        for worker in list(self._hired):
+            self.dismiss(worker)
+        self._held.close()
+        self._closing.set()
+        self._keeper.join()
+
+    def _keep(self) -> None:
+        try:
+            self._start()
+            for _ in range(self._workers):
+                self.hire()
+        except BaseException as error:  # told by whoever asks for the workers
+            self._error = error
+        self._ready.set()
+        self._closing.wait()  # Linux ends Ray's processes with the *thread* that started them
+
+    def _start(self) -> None:
+        import ray
+
+        if ray.is_initialized():  # the caller's own: it stays
+            return
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self._address is not None:
+            self._attach(quiet)
+        else:
+            folder = self._held.enter_context(scratch_folder(_temporary(), "ray-"))
+            self._held.callback(ray.shutdown)
+            ray.init(
+                address="local",  # None would attach to whatever runs here
+                num_cpus=self._workers * self._threads,
+                object_store_memory=STORE,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+
+    def _attach(self, quiet: dict[str, Any]) -> None:
+        import ray
+
+        try:
+            ray.init(address=self._address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
+            raise SettingError(
+                f"executor.address={self._address}: no Ray answers there ({line}); start one with `ray start --head`, "
+                "or leave the setting out"
+            ) from error
+        self._held.callback(ray.shutdown)
+        have, need = ray.cluster_resources().get("CPU", 0), self._workers * self._threads
+        if have < need:
+            raise SettingError(
+                f"executor.workers={self._workers} with threads={self._threads} need {need} CPUs; the Ray at "
+                f"executor.address={self._address} has {have:g}"
+            )
+
+
+def _temporary() -> Path:
+    """A folder of this user's for what Ray writes while it runs."""
+    root = tempfile.gettempdir()
+    folder = Path(root if len(root) <= LONGEST else "/tmp") / f"autoprune-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SettingError(f"{folder} belongs to somebody else; name another folder in TMPDIR")
+    return folder

@@ -35,12 +35,26 @@ def _latency(args: Sequence[str]) -> None:
     latency.main(args)
 
 
+def _workers(args: Sequence[str]) -> None:
+    from autoprune.bench import workers
+
+    workers.main(args)
+
+
+def _crash(args: Sequence[str]) -> None:
+    from autoprune.bench import crash
+
+    crash.main(args)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": _search,
     "targets": _targets,
     "sharing": _sharing,
     "ladders": _ladders,
     "latency": _latency,
+    "workers": _workers,
+    "crash": _crash,
 }
 
 

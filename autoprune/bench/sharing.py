@@ -77,7 +77,7 @@ def sensitivity(space: Space) -> list[Plan]:
 def _generations(parts: Parts, space: Space, evaluation: Evaluation, method: str) -> list[list[Plan]]:
     """The batches that a method really asks for, searched along so that later generations are typical."""
     fidelity = Fidelity(Split.FITNESS, (0, WINDOWS))
-    searcher = _searcher(parts, space, evaluation, method)
+    searcher = searcher_of(parts, space, method)
     batches: list[list[Plan]] = []
     while len(batches) < GENERATIONS:
         proposals = searcher.ask(searcher.batch)
@@ -90,7 +90,8 @@ def _generations(parts: Parts, space: Space, evaluation: Evaluation, method: str
     return batches[1:]
 
 
-def _searcher(parts: Parts, space: Space, evaluation: Evaluation, method: str) -> Any:
+def searcher_of(parts: Parts, space: Space, method: str) -> Any:
+    """evopress at 0.6x of the block parameters, or nsga2 without a bound."""
     wanted = objectives(parts.cfg, space, parts.evaluators)
     bounds = (parse_constraint("params", "0.6x", space.cost(space.dense)),) if method == "evopress" else ()
     seeds: tuple[Candidate, ...] = seed_candidates(space, bounds, list(parts.cfg.uniform), 0)

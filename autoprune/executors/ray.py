@@ -28,6 +28,7 @@ class _Task:
 
     jobs: tuple[Job, ...]
     fidelity: Fidelity
+    number: int  # in the order of the queue
     lost: int = 0
 
 
@@ -56,7 +57,8 @@ class Ray:
         self._expected: dict[int, int] = {}
         self._in_a_row = 0
         self._counters: dict[str, float] = {}
-        self._times: dict[Any, list[float]] = {}
+        self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
+        self._pieces = 0
 
     def begin(self, threads: int) -> None:
         """Start Ray and the workers' processes in the background."""
@@ -78,7 +80,8 @@ class Ray:
             plans = [job.plan for job in jobs]
             for piece in cut(plans, fidelity.windows, self._spec.sequences, self.capacity):
                 chosen = tuple(jobs[i] for i in piece.plans)
-                self._queue.append(_Task(chosen, replace(fidelity, windows=piece.windows)))
+                self._queue.append(_Task(chosen, replace(fidelity, windows=piece.windows), self._pieces))
+                self._pieces += 1
                 for job in chosen:
                     self._expected[job.proposal.id] = self._expected.get(job.proposal.id, 0) + 1
 
@@ -96,13 +99,16 @@ class Ray:
     def counters(self) -> dict[str, float]:
         """Block runs, thread time (of all workers, and of the busiest), pieces and lost workers since the last call."""
         counted, self._counters = self._counters, {}
-        busy = [sum(times) for times in self._times.values()]
-        self._times = {}
-        return {**counted, "thread_seconds": sum(busy), "thread_seconds_longest": max(busy, default=0.0)}
+        times, self._times = self._times, []
+        busy: dict[Any, float] = {}
+        for _, worker, seconds in times:
+            busy[worker] = busy.get(worker, 0.0) + seconds
+        longest = max(busy.values(), default=0.0)
+        return {**counted, "thread_seconds": sum(busy.values()), "thread_seconds_longest": longest}
 
-    def times(self) -> list[list[float]]:
-        """Thread seconds of every piece that each worker has run since `counters` was called."""
-        return [list(times) for times in self._times.values()]
+    def times(self) -> list[float]:
+        """Thread seconds of every piece since `counters` was called, in the order in which workers take them."""
+        return [seconds for _, _, seconds in sorted(self._times, key=lambda t: t[0])]
 
     def close(self) -> None:
         """End the workers, and Ray when it was started here."""
@@ -148,7 +154,7 @@ class Ray:
         return self._take(worker, task, answer)
 
     def _take(self, worker: Any, task: _Task, scored: Scored) -> list[Result]:
-        self._times.setdefault(worker, []).append(scored.thread_seconds)
+        self._times.append((task.number, worker, scored.thread_seconds))
         self._count(block_runs=scored.runs / 2, block_runs_naive=scored.naive_runs / 2, pieces=1)
         found = (self._add(j, task.fidelity, o) for j, o in zip(task.jobs, scored.outcomes, strict=True))
         return [r for r in found if r is not None]

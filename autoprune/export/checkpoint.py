@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
 from autoprune.export.modeling import modeling_autoprune
+from autoprune.held import scratch_folder
 from autoprune.models import FAMILIES, family_class
 from autoprune.space import Plan
 
@@ -64,21 +64,21 @@ def save_checkpoint(
     for a destination that is not empty or not writable, ExportError when writing fails.
     """
     target = check_destination(to)
-    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise _unwritable(to, error.strerror) from error
-    try:
-        _write(model, tokenizer, partial, card, plan)
-        if target.is_dir():
-            target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
-        partial.rename(target)
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"the checkpoint {to} could not be written: {reason}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as held:
+        try:
+            scratch = held.enter_context(scratch_folder(target.parent, f".{target.name}.partial-"))
+            partial = scratch / target.name
+            partial.mkdir()
+        except OSError as error:
+            raise _unwritable(to, error.strerror) from error
+        try:
+            _write(model, tokenizer, partial, card, plan)
+            if target.is_dir():
+                target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
+            partial.rename(target)
+        except (OSError, SafetensorError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ExportError(f"the checkpoint {to} could not be written: {reason}") from error
 
 
 def _write(

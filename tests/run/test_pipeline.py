@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -23,6 +24,11 @@ class _Say:
 class _Parts:
     def __init__(self, **settings: object) -> None:
         self.cfg = OmegaConf.create({"objectives": ["kl", "params"], "constraints": {}, **settings})
+
+
+def _serial() -> Any:
+    target = {"_target_": "autoprune.executors.serial.Serial"}
+    return OmegaConf.create({"executor": target, "threads": 1, "latency": {"mode": "off"}})
 
 
 def _busy(*_: object) -> None:
@@ -68,7 +74,7 @@ def test_a_fork_that_was_killed_still_adopts(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(pipeline, "_open", lambda *_: None)
     monkeypatch.setattr(pipeline, "_check_identity", lambda *_: None)
     monkeypatch.setattr(pipeline, "_adopted", lambda source, run: source)
-    monkeypatch.setattr(pipeline, "_finish", lambda run, ledger, adopted: adopted)
-    assert pipeline.resume(tmp_path / "new", OmegaConf.create(), _Say()) == tmp_path / "old"  # type: ignore[arg-type]
+    monkeypatch.setattr(pipeline, "_finish", lambda run, ledger, executor, adopted: adopted)
+    assert pipeline.resume(tmp_path / "new", _serial(), _Say()) == tmp_path / "old"  # type: ignore[arg-type]
     monkeypatch.setattr(pipeline, "holds_run", lambda path: False)  # the source is gone: evaluate again
-    assert pipeline.resume(tmp_path / "new", OmegaConf.create(), _Say()) is None  # type: ignore[arg-type]
+    assert pipeline.resume(tmp_path / "new", _serial(), _Say()) is None  # type: ignore[arg-type]

@@ -1,0 +1,256 @@
+"""`autoprune bench crash`: searches killed with SIGKILL at random moments, resumed, and compared with one left alone.
+
+Each run starts with an empty artifact cache and is killed several times: its driver, or on Ray its driver or a
+worker; then it is left to finish. The same means: the ordered ledger, values per window included, and every score in
+the leaderboard are equal to the last bit. Drivers are copies of a process that has the libraries loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shlex
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.bench import processes, small
+from autoprune.ledger import FILE, Ledger, holds_run
+
+SCORES = ("key", "kl_fitness", "kl_selection", "kl_test", "perplexity_test")
+PATIENCE = 600.0  # seconds for a run that is left alone
+PATIENCE_LEFT = 120.0  # seconds for the last of its processes to end
+BEFORE, AFTER = 0.15, 0.1  # shares of the moments before the first and after the last record
+STAGES = ("setting up", "searching", "finalists", "writing")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run: what was killed while it did what, and whether it ended like the undisturbed one."""
+
+    executor: str
+    kills: tuple[tuple[str, str], ...]  # (driver or worker, stage)
+    same: bool
+    left: bool  # a process outlived the run
+
+
+def main(args: Sequence[str]) -> None:
+    """Kill, resume, compare, print and write the table; exit code 1 when a run ended differently."""
+    options = _parse(args)
+    with tempfile.TemporaryDirectory(prefix="autoprune-crash-") as work:
+        outcomes = torture(Path(work), options.times, options.ray, options.each, options.seed)
+    text = table(outcomes)
+    print(text)
+    target = Path(options.to)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["autoprune", "bench", "crash", *args])
+    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{text}\n", encoding="utf-8")
+    if not all(o.same for o in outcomes):
+        raise SystemExit(1)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="autoprune bench crash", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--times", type=int, default=100, help="how many kills")
+    parser.add_argument("--ray", type=int, default=10, help="how many of them on runs with executor=ray")
+    parser.add_argument("--each", type=int, default=5, help="kills of one run before it is left alone")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--to", default="results/bench/crash.md", help="the table")
+    return parser.parse_args(list(args))
+
+
+def torture(work: Path, times: int, ray: int, each: int, seed: int) -> list[Outcome]:
+    """Runs that are killed `times` times in all, `ray` of them with Ray."""
+    draw = random.Random(seed)
+    words = small.make(work)
+    _run_here([*words, f"out={work / 'reference'}"], work / "cache")
+    reference = result(work / "reference")
+    pace = _pace(work / "alone", words, reference)
+    outcomes: list[Outcome] = []
+    for executor, wanted in (("serial", times - ray), ("ray", ray)):
+        done = 0
+        while done < wanted:  # a run that was faster than its killer counts for nothing
+            folder = work / f"{executor}-{len(outcomes)}"
+            hunt = Hunt(folder, [*words, f"executor={executor}"], draw, pace)
+            outcomes.append(hunt.run(min(each, wanted - done), reference))
+            done += len(outcomes[-1].kills)
+            shutil.rmtree(folder)
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an undisturbed run goes: seconds before its ledger is there and after its last record, and its records."""
+
+    before: float
+    after: float
+    records: int
+
+
+def _pace(folder: Path, words: Sequence[str], reference: Any) -> Pace:
+    """From a copy of this process that is left alone."""
+    folder.mkdir()
+    run, started, marks = folder / "run", time.monotonic(), [0.0, 0.0]
+    pid = processes.fork([*words, f"out={run}"], folder / "log", {"AUTOPRUNE_CACHE": str(folder / "cache")})
+    records = 0
+    while processes.wait(pid, 0.01) is None:
+        now = progress(run)
+        if now > records:
+            marks = [marks[0] or time.monotonic() - started, time.monotonic() - started]
+        records = max(records, now)
+    if result(run) != reference:
+        raise RuntimeError("two runs that nobody disturbed differ")
+    return Pace(marks[0], time.monotonic() - started - marks[1], records)
+
+
+class Hunt:
+    """One run that is killed now and then until it is left to finish."""
+
+    def __init__(self, folder: Path, words: Sequence[str], draw: random.Random, pace: Pace) -> None:
+        folder.mkdir()
+        self._run, self._log, self._words = folder / "run", folder / "log", words
+        self._environment = {"AUTOPRUNE_CACHE": str(folder / "cache")}
+        self._draw, self._pace = draw, pace
+        self._ray = "executor=ray" in words
+        self._kills: list[tuple[str, str]] = []
+        self._seen: set[int] = set()
+
+    def run(self, kills: int, reference: Any) -> Outcome:
+        """Kill up to so many times, let it finish, compare."""
+        status = -1
+        while status < 0:
+            pid = processes.fork(self._line(), self._log, self._environment)
+            status = self._hunted(pid, kills)
+        if status:
+            raise RuntimeError(f"a run ended with exit code {status}:\n{self._log.read_text()}")
+        return Outcome(
+            executor="ray" if self._ray else "serial",
+            kills=tuple(self._kills),
+            same=result(self._run) == reference,
+            left=not processes.gone(list(self._seen), PATIENCE_LEFT),
+        )
+
+    def _line(self) -> list[str]:
+        if holds_run(self._run / FILE):
+            return ["resume", str(self._run)]
+        return [*self._words, f"out={self._run}"]
+
+    def _hunted(self, pid: int, kills: int) -> int:
+        """Kill a process or its workers until it has ended; its exit status."""
+        while len(self._kills) < kills:
+            prey = self._ray and len(self._kills) % 2 == 0  # every other kill is a worker's
+            approach = self._to_workers if prey else self._to_driver
+            if (status := approach(pid)) is not None:
+                return status
+            below = processes.descendants(pid)
+            self._seen |= set(below)
+            workers = processes.workers(pid)
+            if prey and workers:
+                processes.kill(self._draw.choice(workers))
+                self._kills.append(("worker", stage(self._run)))
+            elif not prey:
+                processes.kill(pid)
+                status = processes.wait(pid, PATIENCE)
+                assert status is not None
+                self._kills.append(("driver", stage(self._run)))
+                return status
+        status = processes.wait(pid, PATIENCE)
+        if status is None:
+            processes.kill(pid)
+            raise RuntimeError(f"a run hangs:\n{self._log.read_text()}")
+        return status
+
+    def _to_workers(self, pid: int) -> int | None:
+        """Wait until there are workers, and a little more; the exit status if that is too late."""
+        while not processes.workers(pid):
+            if (status := processes.wait(pid, 0.2)) is not None:
+                return status
+        return processes.wait(pid, self._draw.uniform(0.0, 0.5))
+
+    def _to_driver(self, pid: int) -> int | None:
+        """Wait for a moment before the ledger is there, at some record, or after the last one."""
+        pace, moment = self._pace, self._draw.random()
+        if moment < BEFORE:
+            return processes.wait(pid, self._draw.uniform(0.0, pace.before))
+        records = pace.records if moment > 1 - AFTER else self._draw.randrange(pace.records)
+        while progress(self._run) < records:
+            if (status := processes.wait(pid, 0.001)) is not None:
+                return status
+        return processes.wait(pid, self._draw.uniform(0.0, pace.after if records == pace.records else 0.01))
+
+
+def _run_here(words: Sequence[str], cache: Path) -> None:
+    """A search in this process, which loads all libraries: its copies start at once."""
+    from autoprune.cli import main as command
+
+    before = os.environ.get("AUTOPRUNE_CACHE")
+    os.environ["AUTOPRUNE_CACHE"] = str(cache)
+    try:
+        if command(list(words)):
+            raise RuntimeError("the undisturbed run failed")
+    finally:
+        del os.environ["AUTOPRUNE_CACHE"]
+        if before is not None:
+            os.environ["AUTOPRUNE_CACHE"] = before
+
+
+def result(run: Path) -> Any:
+    """All that must be the same: the ordered ledger, and the scores in the leaderboard."""
+    import pandas as pd
+
+    ledger = Ledger.open(run / FILE)
+    rows = ledger.ordered()
+    ledger.close()
+    return rows, pd.read_csv(run / "leaderboard.csv")[list(SCORES)].to_csv()
+
+
+def progress(run: Path) -> int:
+    """Results and held-out scores recorded so far."""
+    path = run / FILE
+    if not path.is_file():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as db:
+            tables = ("results", "finals")
+            return sum(int(db.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables)
+    except sqlite3.Error:  # the tables are not there yet
+        return 0
+
+
+def stage(run: Path) -> str:
+    """What a run was doing when it was killed."""
+    if not holds_run(run / FILE):
+        return STAGES[0]
+    ledger = Ledger.open(run / FILE)
+    at = 1 + bool(ledger.events("searched")) + bool(ledger.events("wall"))
+    ledger.close()
+    return STAGES[at]
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One line per executor and victim, and what was wrong."""
+    lines = [f"| executor | killed | times | {' | '.join(STAGES)} |", "|" + "---|" * (3 + len(STAGES))]
+    kills = [(o.executor, *kill) for o in outcomes for kill in o.kills]
+    for executor, victim in dict.fromkeys((e, v) for e, v, _ in kills):
+        count = Counter(s for e, v, s in kills if (e, v) == (executor, victim))
+        cells = [executor, victim, str(count.total()), *(str(count[s]) for s in STAGES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    wrong, left = sum(not o.same for o in outcomes), sum(o.left for o in outcomes)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(kills)} kills in {len(outcomes)} runs. Runs that ended differently: {wrong}. Runs that left a "
+            f"process behind for more than {PATIENCE_LEFT:.0f} s: {left}.",
+        ]
+    )

@@ -1,0 +1,200 @@
+"""`autoprune bench workers`: what two workers gain over one, and what they lose.
+
+The same batches (generations of nsga2 and of evopress, the latter with their later stages) are evaluated in this
+process, by one Ray worker and by two. Times are processor seconds of the evaluating thread: a busy machine slows all
+of them alike. *Efficiency* is the serial thread time over workers x makespan. The makespan of a batch is what equally
+fast, undisturbed workers would take for the measured pieces, each taking the next piece when it is free; batches follow
+each other, so an idle worker at the end of a batch counts. *Block runs* are relative to the uncut batches. *Restart* is
+wall time from `autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.bench import processes
+from autoprune.bench.crash import progress
+from autoprune.bench.sharing import searcher_of
+from autoprune.executors.base import Opened
+from autoprune.executors.ray import Ray
+from autoprune.executors.serial import Serial
+from autoprune.objective import Objective, Result
+from autoprune.run.parts import Parts, objectives, open_parts, search_evaluators
+from autoprune.run.remote import spec_of
+from autoprune.space import Space
+from autoprune.study import Job
+
+BATCHES = {"nsga2": 4, "evopress": 9}  # two or more generations; an evopress generation has three stages
+PATIENCE = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an executor made of a method's batches."""
+
+    thread: float
+    makespan: float  # of pieces as workers take them, by thread time
+    busiest: float  # thread time of each batch's busiest worker
+    runs: float
+    results: list[dict[int, Result]]
+
+
+def main(args: Sequence[str]) -> None:
+    """Run, print and write the table."""
+    options = _parse(args)
+    from autoprune.config import compose
+    from autoprune.progress import Progress
+
+    settings = [f"model={options.model}", f"data={options.data}", "latency.mode=off", "quiet=true"]
+    with Progress(quiet=True) as quiet:
+        parts = open_parts(compose(settings), quiet)
+    lines = [
+        "| batches | executor | plans | efficiency | as it ran | block runs | same bits |",
+        "|" + "---|" * 7,
+    ]
+    for method in options.methods.split(","):
+        lines += _compared(parts, method)
+    restarts = [f"{name} {_restart([*settings, f'executor={name}']):.1f} s" for name in ("serial", "ray")]
+    load = os.getloadavg()[0]
+    table = "\n".join(
+        [*lines, "", f"Restart: {', '.join(restarts)} (load average {load:.1f}, {os.cpu_count()} cores)."]
+    )
+    print(table)
+    target = Path(options.to)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["autoprune", "bench", "workers", *args])
+    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="autoprune bench workers", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
+    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
+    parser.add_argument("--methods", default=",".join(BATCHES), help="of the batches")
+    parser.add_argument("--to", default="results/bench/workers.md", help="the table")
+    return parser.parse_args(list(args))
+
+
+def _compared(parts: Parts, method: str) -> list[str]:
+    """One line per number of workers; the serial passes before and after stand for the machine meanwhile."""
+    space = parts.space(None)
+    wanted = objectives(parts.cfg, space, parts.evaluators)
+    batches = _batches(parts, space, wanted, method)
+    before = _made(Serial(), parts, wanted, batches, 1)
+    ways = [(count, _made(Ray(count), parts, wanted, batches, count)) for count in (1, 2)]
+    after = _made(Serial(), parts, wanted, batches, 1)
+    thread = (before.thread + after.thread) / 2
+    return [_line(method, batches, count, made, before, thread) for count, made in ways]
+
+
+def _line(
+    method: str, batches: Sequence[Sequence[Job]], count: int, made: Made, serial: Made, thread: float
+) -> str:
+    cells = [
+        *(method, f"ray, {count} worker{'s' * (count > 1)}", str(sum(map(len, batches)))),
+        *(f"{thread / (count * made.makespan):.3f}", f"{thread / (count * made.busiest):.3f}"),
+        *(f"{made.runs / serial.runs:.3f}", "yes" if _same(made.results, serial.results) else "NO"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _batches(parts: Parts, space: Space, wanted: Sequence[Objective], method: str) -> list[list[Job]]:
+    """What a method asks for one after the other; the first generation, which has no parents, is left out."""
+    searcher, executor = searcher_of(parts, space, method), Serial()
+    executor.open(parts.evaluation(search_evaluators(parts, wanted)), spec_of(parts))
+    found: list[list[Job]] = []
+    while len(found) < BATCHES[method]:
+        jobs = [Job(p, space.decode(p.candidate)) for p in searcher.ask(searcher.batch)]
+        executor.submit(jobs)
+        done = {r.proposal.id: r for r in executor.results()}
+        costs = {j.proposal.id: dict(space.cost(j.proposal.candidate)) for j in jobs}
+        told = [done[j.proposal.id] for j in jobs]
+        searcher.tell([Result(r.proposal, r.status, {**costs[r.proposal.id], **r.metrics}) for r in told])
+        found.append(jobs)
+    return found[len(found) // 3 :]
+
+
+def _made(
+    executor: Opened,
+    parts: Parts,
+    wanted: Sequence[Objective],
+    batches: Sequence[Sequence[Job]],
+    workers: int,
+) -> Made:
+    """Evaluate the batches one after the other."""
+    executor.open(parts.evaluation(search_evaluators(parts, wanted)), spec_of(parts))
+    thread = makespan = busiest = runs = 0.0
+    results = []
+    for batch in batches:
+        executor.submit(batch)
+        results.append({r.proposal.id: r for r in executor.results()})
+        pieces = executor.times() if isinstance(executor, Ray) else []
+        counted = executor.counters()
+        thread, runs = thread + counted["thread_seconds"], runs + counted["block_runs"]
+        makespan += _end(pieces or [counted["thread_seconds"]], workers)
+        busiest += counted.get("thread_seconds_longest", counted["thread_seconds"])
+    executor.close()
+    return Made(thread, makespan, busiest, runs, results)
+
+
+def _end(pieces: Sequence[float], workers: int) -> float:
+    """When the last worker is done, each taking the next piece when it is free."""
+    free = [0.0] * workers
+    for seconds in pieces:
+        free[free.index(min(free))] += seconds
+    return max(free)
+
+
+def _same(ours: Sequence[dict[int, Result]], theirs: Sequence[dict[int, Result]]) -> bool:
+    """Whether metrics and values per window are equal to the last bit."""
+    return [_bits(batch) for batch in ours] == [_bits(batch) for batch in theirs]
+
+
+def _bits(batch: dict[int, Result]) -> dict[int, object]:
+    return {
+        number: (r.status, dict(r.metrics), {name: v.tobytes() for name, v in r.per_window.items()})
+        for number, r in batch.items()
+    }
+
+
+def _restart(settings: Sequence[str]) -> float:
+    """Seconds from `autoprune resume` of a killed run to its first new row."""
+    with tempfile.TemporaryDirectory(prefix="autoprune-restart-") as work:
+        out = Path(work) / "run"
+        with (Path(work) / "log").open("wb") as log:
+            first = _start([*settings, f"out={out}"], log)
+            _until(lambda: progress(out) > 0, first)
+            first.kill()
+            first.wait()
+            had, started = progress(out), time.monotonic()
+            second = _start(["resume", str(out)], log)
+            _until(lambda: progress(out) > had, second)
+            seconds = time.monotonic() - started
+            below = list(processes.descendants(second.pid))
+            second.kill()
+            second.wait()
+            processes.gone(below, 120.0)
+    return seconds
+
+
+def _start(words: Sequence[str], log: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "autoprune", *words], stdout=log, stderr=log)  # type: ignore[call-overload,no-any-return]
+
+
+def _until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("a run ended, or wrote nothing, while it was watched")
+        time.sleep(0.02)

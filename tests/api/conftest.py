@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +124,8 @@ def start(words: list[str], log: Path) -> int:
         return subprocess.Popen(command, stdout=out, stderr=out, env=environment).pid
 
 
-def fork(words: list[str], log: Path) -> int:
-    """The same in a copy of this process, which need not import everything again; its id."""
+def fork(words: list[str], log: Path, before: Callable[[], object] = lambda: None) -> int:
+    """The same in a copy of this process, which need not import everything again; its id. `before` runs there first."""
     pid = os.fork()
     if pid:
         return pid
@@ -136,6 +136,7 @@ def fork(words: list[str], log: Path) -> int:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        before()
         code = main(words)
         sys.stderr.flush()
     finally:

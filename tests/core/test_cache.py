@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,25 @@ def test_a_crash_while_building_leaves_nothing(tmp_path: Path, error: BaseExcept
     assert not list((tmp_path / "ladders").iterdir())
     done = Cache(tmp_path).folder("ladders", 1, lambda folder: (folder / "whole").touch())
     assert [p.name for p in done.iterdir()] == ["whole"]
+
+
+def test_what_a_killed_builder_left_is_swept_away_by_the_next(tmp_path: Path) -> None:
+    def hang(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        time.sleep(60)
+
+    pid = os.fork()
+    if not pid:
+        Cache(tmp_path).folder("ladders", 1, hang)
+        os._exit(0)
+    while not list(tmp_path.glob("ladders/.building-*/half")):
+        time.sleep(0.005)
+    Cache(tmp_path).folder("ladders", 2, lambda folder: None)
+    assert len(list(tmp_path.glob("ladders/.building-*"))) == 1, "its owner was at work"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    Cache(tmp_path).folder("ladders", 3, lambda folder: None)
+    assert not list(tmp_path.glob("ladders/.building-*"))
 
 
 def test_builders_at_the_same_time_agree(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from autoprune.executors.base import Spec
 from autoprune.executors.serial import Serial
 from autoprune.objective import Fidelity, Proposal, Split, Status
 from autoprune.space import Candidate, Plan
@@ -41,13 +42,19 @@ def job(number: int, width: int, fidelity: Fidelity) -> Job:
     return Job(Proposal(number, Candidate((width,)), fidelity), Plan.of([(1, width)]))
 
 
+def opened(evaluation: FakeEvaluation) -> Serial:
+    executor = Serial()
+    executor.open(evaluation, Spec({}, {}, ""))  # type: ignore[arg-type]
+    return executor
+
+
 @pytest.fixture
 def evaluation() -> FakeEvaluation:
     return FakeEvaluation()
 
 
 def test_jobs_on_the_same_windows_go_together(evaluation: FakeEvaluation) -> None:
-    executor = Serial(evaluation)  # type: ignore[arg-type]
+    executor = opened(evaluation)
     executor.submit([job(0, 4, FEW), job(1, 8, MANY)])
     executor.submit([job(2, 2, FEW)])
     found = {r.proposal.id: r for r in executor.results()}
@@ -58,7 +65,7 @@ def test_jobs_on_the_same_windows_go_together(evaluation: FakeEvaluation) -> Non
 
 
 def test_a_failure_keeps_its_reason(evaluation: FakeEvaluation) -> None:
-    executor = Serial(evaluation)  # type: ignore[arg-type]
+    executor = opened(evaluation)
     executor.submit([job(0, 0, FEW), job(1, 2, FEW)])
     failed, fine = executor.results()
     assert (failed.status, failed.reason, failed.metrics) == (Status.FAILED, "nothing is left", {})
@@ -66,15 +73,17 @@ def test_a_failure_keeps_its_reason(evaluation: FakeEvaluation) -> None:
 
 
 def test_a_job_is_run_once(evaluation: FakeEvaluation) -> None:
-    executor = Serial(evaluation)  # type: ignore[arg-type]
+    executor = opened(evaluation)
     executor.submit([job(0, 4, FEW)])
     assert len(list(executor.results())) == 1 and list(executor.results()) == []
 
 
 def test_counters_since_the_last_call(evaluation: FakeEvaluation) -> None:
-    executor = Serial(evaluation)  # type: ignore[arg-type]
+    executor = opened(evaluation)
     for expected in (1, 2):
         executor.submit([job(i, 4, FEW) for i in range(2 * expected)])
         list(executor.results())
-        assert executor.counters() == {"block_runs": expected, "block_runs_naive": 3 * expected}
-    assert executor.counters() == {"block_runs": 0, "block_runs_naive": 0}
+        counted = executor.counters()
+        assert counted.pop("thread_seconds") > 0
+        assert counted == {"block_runs": expected, "block_runs_naive": 3 * expected}
+    assert executor.counters() == {"block_runs": 0, "block_runs_naive": 0, "thread_seconds": 0}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
-from autoprune.errors import LedgerError, SettingError
+from autoprune.errors import LedgerError, SettingError, StoppedError
 from autoprune.ledger import FILE, Ledger
 from autoprune.run import folder
 
@@ -35,6 +39,60 @@ def test_a_run_that_died_before_it_began_does_not_block_its_folder(tmp_path: Pat
     folder.claim(tmp_path)
     Ledger.create(tmp_path / FILE, {}).close()
     folder.open_ledger(tmp_path).close()
+
+
+def test_a_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        folder.held(tmp_path),
+        pytest.raises(SettingError, match=f"is being worked on by process {os.getpid()};"),
+    ):
+        with folder.held(tmp_path):
+            pass
+    with folder.held(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_system_lets_go_of_what_a_killed_process_held(tmp_path: Path) -> None:
+    pid = os.fork()
+    if not pid:
+        with folder.held(tmp_path):
+            (tmp_path / "held").touch()
+            time.sleep(60)
+        os._exit(0)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.005)
+    with pytest.raises(SettingError, match=f"process {pid};"), folder.held(tmp_path):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with folder.held(tmp_path):
+        assert (tmp_path / folder.LOCK).read_text().strip() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "ladders"),
+        OSError("1000 requested and 12 written"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_stops_a_run_and_says_how_to_go_on(tmp_path: Path, error: Exception) -> None:
+    told = "the disk is full .* free some space, then "
+    with pytest.raises(StoppedError, match=told + "start it again"), folder.resumable(tmp_path):
+        raise error
+    Ledger.create(tmp_path / FILE, {}).close()
+    onward = f"{told}continue with: autoprune resume {tmp_path}"
+    with pytest.raises(StoppedError, match=onward), folder.resumable(tmp_path):
+        raise LedgerError("wrapped") from error
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    for error in (OSError(errno.EACCES, "Permission denied"), ValueError("x"), LedgerError("damaged")):
+        with pytest.raises(type(error)) as caught, folder.resumable(tmp_path):
+            raise error
+        assert caught.value is error
 
 
 def test_where_nothing_can_be_written_is_a_user_s_mistake(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""Runs killed with SIGKILL at random moments, driver or worker, end like one that nobody disturbed."""
+
+from __future__ import annotations
+
+import random
+from importlib.util import find_spec
+from pathlib import Path
+
+from autoprune.bench import crash
+
+
+def test_killed_six_times_and_resumed_the_ledger_is_the_same(tmp_path: Path, no_export: None) -> None:
+    seed = random.SystemRandom().randrange(10_000)
+    ray = 2 if find_spec("ray") else 0
+    outcomes = crash.torture(tmp_path, 6, ray, 4, seed)
+    told = f"seed {seed}\n{crash.table(outcomes)}"
+    kills = [kill for outcome in outcomes for kill in outcome.kills]
+    assert len(kills) == 6 and all(outcome.same for outcome in outcomes), told
+    assert not any(outcome.left for outcome in outcomes), told
+    assert ray == 0 or [v for o in outcomes if o.executor == "ray" for v, _ in o.kills] == [
+        "worker",
+        "driver",
+    ]
+
+
+def test_a_different_end_is_seen(tmp_path: Path) -> None:
+    same = crash.Outcome("serial", (("driver", "searching"),), True, False)
+    other = crash.Outcome("serial", (("driver", "writing"),), False, True)
+    said = crash.table([same, other])
+    assert "| serial | driver | 2 | 0 | 1 | 0 | 1 |" in said
+    assert "ended differently: 1." in said and "for more than 120 s: 1." in said

@@ -1,0 +1,107 @@
+"""Serial and Ray against the executors' contract; and one ledger, whoever evaluates."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune.errors import LedgerError
+from autoprune.evaluation import Evaluation
+from autoprune.executors.base import Opened
+from autoprune.executors.ray import Ray
+from autoprune.executors.serial import Serial
+from autoprune.executors.worker import Worker
+from tests.contracts import ExecutorContract
+
+STATUS = 9  # of the ordered columns
+
+
+@pytest.fixture(scope="module")
+def evaluation(bench: Any) -> Evaluation:
+    found: Evaluation = bench.evaluation()
+    return found
+
+
+def opened(executor: Opened, bench: Any) -> Opened:
+    executor.open(bench.evaluation(), bench.spec)
+    return executor
+
+
+class TestSerial(ExecutorContract):
+    """In this process."""
+
+    @pytest.fixture
+    def executor(self, bench: Any) -> Opened:
+        return opened(Serial(), bench)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all executors of this file."""
+    import ray
+
+    from autoprune.executors.cluster import QUIET, STORE
+
+    os.environ.update(QUIET)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=STORE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two(cluster: None, bench: Any) -> Iterator[Opened]:
+    executor = opened(Ray(workers=2), bench)
+    yield executor
+    executor.close()
+
+
+@pytest.mark.ray
+class TestRay(ExecutorContract):
+    """Two workers."""
+
+    @pytest.fixture
+    def executor(self, two: Opened) -> Opened:
+        return two
+
+    def test_the_ledger_is_that_of_the_serial_executor(
+        self, two: Opened, bench: Any, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+    ) -> None:
+        rows = bench.study(two, tmp_path)
+        assert rows == undisturbed
+        assert {row[STATUS] for row in rows} == {"ok", "failed"}, "failures are part of what must be equal"
+
+    def test_ladders_are_mapped_not_copied(self, two: Opened, bench: Any) -> None:
+        from autoprune.bench.processes import workers
+
+        pids = workers(os.getpid())
+        assert len(pids) >= 2
+        for pid in pids:
+            assert str(bench.parts.ladder_folder) in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.ray
+def test_one_worker_comes_to_the_same_ledger(
+    cluster: None, bench: Any, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    executor = opened(Ray(workers=1), bench)
+    assert bench.study(executor, tmp_path) == undisturbed
+    executor.close()
+
+
+@pytest.mark.parametrize("name", ["model", "corpus", "ladders"])
+def test_a_worker_that_finds_something_else_refuses(bench: Any, name: str) -> None:
+    other = dataclasses.replace(bench.spec, digests={**bench.spec.digests, name: "0123"})
+    with pytest.raises(LedgerError, match=f"a worker found another {name} .* than the run's .0123."):
+        Worker().open(other)

@@ -1,0 +1,255 @@
+"""What the Ray executor does when workers die, fail or answer late: with a Ray that runs everything at once, here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoprune.errors import LedgerError, SettingError, StoppedError
+from autoprune.evaluation import Failure, Scores, scores
+from autoprune.executors import ray as room
+from autoprune.executors.base import Spec
+from autoprune.executors.ray import Ray
+from autoprune.executors.worker import Scored
+from autoprune.objective import Fidelity, Proposal, Result, Split, Status
+from autoprune.space import Candidate, Plan
+from autoprune.study import Job
+
+SPEC = Spec({"threads": 1, "sequences": 2}, {}, "")
+
+
+class RayError(Exception):
+    """Ray's base class."""
+
+
+class Died(RayError):
+    """A worker that is gone."""
+
+
+class TaskError(RayError):
+    """What a worker raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+@dataclass(eq=False)
+class Call:
+    """A reference to what will be run when it is asked for."""
+
+    function: Callable[..., Any]
+    values: tuple[Any, ...]
+
+
+@dataclass(eq=False)
+class Handle:
+    """A worker."""
+
+    open: Any
+    score: Any
+
+
+@dataclass
+class World:
+    """A made-up Ray: what plans of each width do to a worker, and what was seen."""
+
+    behave: Callable[[int], None] = lambda width: None
+    opening: Callable[[], None] = lambda: None
+    hired: int = 0
+    dismissed: int = 0
+    scored: list[tuple[list[int], tuple[int, int]]] = field(default_factory=list)
+    slow: bool = False
+
+    def score(self, plans: Sequence[Plan], fidelity: Fidelity) -> Scored:
+        widths = [plan.widths()[0][1] for plan in plans]
+        self.scored.append((widths, fidelity.windows))
+        for width in widths:
+            self.behave(width)
+        outcomes = [self.outcome(width, fidelity) for width in widths]
+        return Scored(outcomes, 2 * len(plans), 4 * len(plans), 1.0)
+
+    @staticmethod
+    def outcome(width: int, fidelity: Fidelity) -> Scores | Failure:
+        if width == 13:
+            return Failure(f"NaN from window {fidelity.windows[0]} on")
+        values = np.array([width / (w + 3) for w in range(*fidelity.windows)])
+        return scores({"kl": [values], "nll": [values * 2]})
+
+    def hire(self) -> Any:
+        self.hired += 1
+
+        def remote(call: Callable[..., Any]) -> Any:
+            return SimpleNamespace(remote=lambda *args: Call(call, args))
+
+        return Handle(open=remote(lambda spec: self.opening()), score=remote(self.score))
+
+    def dismiss(self, worker: Any) -> None:
+        self.dismissed += 1
+
+    def workers(self) -> list[Any]:
+        return [self.hire(), self.hire()]
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made, module = World(), ModuleType("ray")
+
+    def get(reference: Call) -> Any:
+        try:
+            return reference.function(*reference.values)
+        except RayError:
+            raise
+        except Exception as error:
+            raise TaskError(error) from error
+
+    def wait(references: list[Call], num_returns: int, timeout: float | None) -> Any:
+        return (
+            ([], references) if made.slow else (references[-1:], references[:-1])
+        )  # the last is ready first
+
+    module.get, module.wait = get, wait  # type: ignore[attr-defined]
+    module.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=TaskError)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(room, "find_spec", lambda name: object())
+    monkeypatch.setattr(room, "Cluster", lambda *args: made)
+    return made
+
+
+@pytest.fixture
+def executor(world: World) -> Iterator[Ray]:
+    made = Ray(workers=2, retries=2)
+    made.open(None, SPEC)  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+def jobs(widths: Sequence[int], windows: tuple[int, int] = (0, 2)) -> list[Job]:
+    fidelity = Fidelity(Split.FITNESS, windows)
+    return [Job(Proposal(i, Candidate((w,)), fidelity), Plan.of([(1, w)])) for i, w in enumerate(widths)]
+
+
+def run(executor: Ray, batch: list[Job]) -> dict[int, Result]:
+    executor.submit(batch)
+    found = list(executor.results())
+    assert len(found) == len(batch)
+    return {r.proposal.id: r for r in found}
+
+
+def test_pieces_of_windows_come_together_as_one_result(executor: Ray, world: World) -> None:
+    found = run(executor, jobs([8, 16], (1, 8)))
+    assert len({windows for _, windows in world.scored}) > 1, "the windows were not cut"
+    for number, width in enumerate((8, 16)):
+        whole = world.outcome(width, Fidelity(Split.FITNESS, (1, 8)))
+        assert isinstance(whole, Scores)
+        assert found[number].metrics == whole.metrics
+        assert found[number].per_window["kl"].tobytes() == whole.per_window["kl"].tobytes()
+        assert found[number].proposal.fidelity.windows == (1, 8)
+
+
+def test_the_first_failure_in_window_order_is_the_reason(executor: Ray) -> None:
+    found = run(executor, jobs([13, 8], (1, 8)))
+    assert (found[0].status, found[0].reason) == (Status.FAILED, "NaN from window 1 on") and found[1].ok
+
+
+def test_a_lost_worker_is_replaced_and_its_piece_run_again(executor: Ray, world: World) -> None:
+    deaths = iter([True])
+
+    def once(width: int) -> None:
+        if next(deaths, False):
+            raise Died("gone")
+
+    world.behave = once
+    found = run(executor, jobs([8, 16, 24]))
+    assert all(r.ok for r in found.values())
+    assert (world.hired, world.dismissed) == (3, 1)
+    counted = executor.counters()
+    assert counted["workers_lost"] == 1 and counted["block_runs"] == 3
+
+
+def test_a_plan_that_kills_every_worker_fails_alone(executor: Ray, world: World) -> None:
+    def poisonous(width: int) -> None:
+        if width == 24:
+            raise Died("out of memory")
+
+    world.behave = poisonous
+    found = run(executor, jobs([8, 16, 24, 32]))
+    assert {n for n, r in found.items() if not r.ok} == {2}
+    assert "its worker died every time" in found[2].reason and found[2].status is Status.FAILED
+    assert world.dismissed == 4, "three times as a piece, once by itself"
+
+
+def test_when_all_workers_die_the_run_stops_and_can_be_resumed(executor: Ray, world: World) -> None:
+    def deadly(width: int) -> None:
+        raise Died("no memory")
+
+    world.behave = deadly
+    with pytest.raises(StoppedError, match="workers in a row have died .no memory"):
+        run(executor, jobs([8] * 30))
+
+
+def test_workers_that_cannot_start_stop_the_run_at_once(executor: Ray, world: World) -> None:
+    def broken() -> None:
+        raise Died(
+            "The actor died because of an error raised in its creation task\nNo module named 'autoprune'"
+        )
+
+    world.opening = broken
+    with pytest.raises(SettingError, match="a worker cannot start: No module named 'autoprune'"):
+        run(executor, jobs([8]))
+    assert world.hired == 2
+
+
+@pytest.mark.parametrize("error", [LedgerError("another model"), OSError(28, "No space left on device")])
+def test_what_no_plan_can_help_is_raised_here_as_it_was_there(
+    executor: Ray, world: World, error: Exception
+) -> None:
+    def failing(width: int) -> None:
+        raise error
+
+    world.behave = failing
+    with pytest.raises(type(error)) as caught:
+        run(executor, jobs([8]))
+    assert caught.value is error
+
+
+def test_time_runs_out_without_a_result_and_nothing_is_lost(executor: Ray, world: World) -> None:
+    executor.submit(jobs([8, 16]))
+    world.slow = True
+    assert list(executor.results(timeout=0.01)) == []
+    world.slow = False
+    assert len(list(executor.results())) == 2
+
+
+def test_counters_count_since_the_last_call(executor: Ray, world: World) -> None:
+    for expected in (3, 5):
+        run(executor, jobs([8 * (i + 1) for i in range(expected)]))
+        pieces, times = len(world.scored), executor.times()
+        counted = executor.counters()
+        assert counted["block_runs"] == expected and counted["block_runs_naive"] == 2 * expected
+        assert counted["pieces"] == pieces == len(times) == counted["thread_seconds"]
+        assert 1 <= counted["thread_seconds_longest"] <= pieces
+        world.scored.clear()
+    assert executor.counters() == {"thread_seconds": 0, "thread_seconds_longest": 0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"workers": 0}, "executor.workers=0"), ({"retries": -1}, "executor.retries=-1")]
+)
+def test_settings_out_of_range(world: World, settings: dict[str, int], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        Ray(**settings)
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"not installed: pip install autoprune\[ray\]"):
+        Ray()

@@ -15,7 +15,9 @@ def disk_full(error: BaseException | None) -> bool:
 
     safetensors and transformers wrap the system's error, SQLite and NumPy have words of their own.
     """
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # a chain of causes may be a ring
+        seen.add(id(error))
         said = str(error).lower()
         if isinstance(error, OSError) and (error.errno in FULL or (error.errno is None and CUT in said)):
             return True

@@ -48,7 +48,7 @@ def cut(plans: Sequence[Plan], windows: tuple[int, int], sequences: int, workers
     if workers < 2 or not plans:
         return [Piece(tuple(range(len(plans))), windows)] if plans else []
     trie = _Trie(plans)
-    groupings = {((0, len(plans)),): None}
+    groupings: dict[tuple[tuple[int, int], ...], None] = {((0, len(plans)),): None}
     groupings |= {tuple(g): None for g in (trie.groups(c / workers) for c in CAPS) if g is not None}
     found = [
         _pieces(trie, grouping, ranges)

@@ -39,7 +39,7 @@ def unfinished(front: Front, tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("kilobytes", [64, 40])
+@pytest.mark.parametrize("kilobytes", [160, 400])
 def test_a_full_disk_stops_the_run_and_costs_nothing(
     given: Any, front: Front, tmp_path: Path, runs: SimpleNamespace, no_export: None, kilobytes: int
 ) -> None:

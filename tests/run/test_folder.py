@@ -45,9 +45,9 @@ def test_a_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         folder.held(tmp_path),
         pytest.raises(SettingError, match=f"is being worked on by process {os.getpid()};"),
+        folder.held(tmp_path),
     ):
-        with folder.held(tmp_path):
-            pass
+        pass
     with folder.held(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
@@ -93,6 +93,10 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(type(error)) as caught, folder.resumable(tmp_path):
             raise error
         assert caught.value is error
+    first, second = LedgerError("a"), LedgerError("b")
+    first.__cause__, second.__cause__ = second, first
+    with pytest.raises(LedgerError), folder.resumable(tmp_path):
+        raise first
 
 
 def test_where_nothing_can_be_written_is_a_user_s_mistake(tmp_path: Path) -> None:

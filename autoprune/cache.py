@@ -11,7 +11,7 @@ from typing import Any
 
 from autoprune.artifacts import SOURCE, Usage, keep_within
 from autoprune.errors import SettingError
-from autoprune.held import scratch_folder
+from autoprune.scratch import scratch_folder
 from autoprune.space import digest
 
 

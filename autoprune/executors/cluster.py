@@ -11,7 +11,7 @@ from typing import Any
 
 from autoprune.errors import AutopruneError, SettingError, StoppedError
 from autoprune.executors.worker import Worker
-from autoprune.held import scratch_folder
+from autoprune.scratch import scratch_folder
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small

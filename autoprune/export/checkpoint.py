@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
 from autoprune.export.modeling import modeling_autoprune
-from autoprune.held import scratch_folder
 from autoprune.models import FAMILIES, family_class
+from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
 
 PLAN_FILE = "autoprune_plan.json"

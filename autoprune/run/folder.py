@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.disk import disk_full
 from autoprune.errors import LedgerError, SettingError, StoppedError
-from autoprune.held import try_lock
 from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.runs import CONFIG, WORKING
+from autoprune.scratch import try_lock
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

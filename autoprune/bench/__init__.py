@@ -29,11 +29,18 @@ def _ladders(args: Sequence[str]) -> None:
     ladders.main(args)
 
 
+def _recovery(args: Sequence[str]) -> None:
+    from autoprune.bench import recovery
+
+    recovery.main(args)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": _search,
     "targets": _targets,
     "sharing": _sharing,
     "ladders": _ladders,
+    "recovery": _recovery,
 }
 
 

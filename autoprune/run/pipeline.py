@@ -25,6 +25,7 @@ from autoprune.run.parts import (
     open_parts,
     search_evaluators,
 )
+from autoprune.run.recovery import check_recovery
 from autoprune.run.seeds import seed_candidates
 from autoprune.searchers.problem import Problem
 from autoprune.space import Space
@@ -97,6 +98,7 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
+    check_recovery(parts)
     table = _table(parts, path, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)

@@ -1,7 +1,7 @@
 """Finds smaller, faster versions of a trained transformer.
 
-The Python API: `search`, `resume`, `load`, `export`, `report` and `Front`. Importing this is light: torch and
-the rest come in when one of these names is first used.
+The Python API: `search`, `resume`, `load`, `export`, `recover`, `report` and `Front`. Importing this is light: torch
+and the rest come in when one of these names is first used.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.api import Front, export, load, report, resume, search
+    from autoprune.api import Front, export, load, recover, report, resume, search
 
 __version__ = "0.1.0"
-__all__ = ["Front", "__version__", "export", "load", "report", "resume", "search"]
+__all__ = ["Front", "__version__", "export", "load", "recover", "report", "resume", "search"]
 
 
 def __getattr__(name: str) -> Any:

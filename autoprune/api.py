@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
+    from autoprune.export.roundtrip import RoundTrip
     from autoprune.ledger import Ledger
 
-__all__ = ["Front", "Point", "export", "load", "report", "resume", "search"]
+__all__ = ["Front", "Point", "export", "load", "recover", "report", "resume", "search"]
 
 DEMO = ("+experiment=demo",)
 
@@ -124,10 +125,15 @@ def export(
     decode: float | str | None = None,
     refit: bool | None = None,
     trust: bool = False,
+    recovery: str = "none",
+    recovery_steps: int | None = None,
 ) -> Path:
     """Write one point of a finished run as a checkpoint that is smaller, loads by itself and equals its plan.
 
     refit: solve its output projections once more for this very plan; None does what the run's `export.refit` says.
+
+    With `recovery="distill"` it is trained first, for `recovery_steps` when given; its test figures go to the run's
+    recovered.csv and leaderboard, beside the unrecovered ones.
     """
     from autoprune.export.checkpoint import check_destination
     from autoprune.progress import Progress
@@ -135,19 +141,60 @@ def export(
     from autoprune.run.export import choose, export_plan
     from autoprune.run.folder import load_settings
     from autoprune.run.pipeline import open_run
+    from autoprune.run.recovery import chosen_recovery, goes_on
 
     path, target = Path(folder).absolute(), Path(to).absolute()
     cfg = load_settings(path, trust)
     check_destination(target)
     row = choose(leaderboard.read(path), key, {"params": params, "prefill": prefill, "decode": decode})
-    with Progress(bool(cfg.quiet)) as progress:
-        again = bool(cfg.export.refit) if refit is None else refit
-        trip = export_plan(open_run(path, cfg, progress), row, target, again)
+    settings = chosen_recovery(cfg, recovery, recovery_steps)
+    again = bool(cfg.export.refit) if refit is None else refit
+    with Progress(bool(cfg.quiet)) as progress, goes_on(target):
+        try:
+            _print_proof(target, export_plan(open_run(path, cfg, progress), row, target, again, settings))
+        finally:
+            if settings is not None:
+                leaderboard.write(leaderboard.read(path), path)
+    return target
+
+
+def recover(
+    checkpoint: str | Path,
+    *,
+    teacher: str | Path,
+    data: str | Path,
+    to: str | Path,
+    recovery: str = "distill",
+    steps: int | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+) -> Path:
+    """Train an exported checkpoint towards the dense `teacher` on the train split of `data`, and write it to `to`.
+
+    Shapes and zeros are kept. `settings` are further `key=value` settings, e.g. `recovery.learning_rate=1e-3`.
+    """
+    from autoprune.progress import Progress
+    from autoprune.run.recover import checkpoint_config, recover_checkpoint
+    from autoprune.run.recovery import goes_on
+
+    source, target = Path(checkpoint).absolute(), Path(to).absolute()
+    cfg = checkpoint_config(str(teacher), str(data), recovery, steps, seed, settings)
+    words = [f"--teacher={teacher}", f"--data={data}", f"--to={target.name}", f"--seed={seed}", *settings]
+    words += [] if steps is None else [f"--recovery-steps={steps}"]
+    command = "autoprune recover " + shlex.join([source.name, *words])
+    with Progress(bool(cfg.quiet)) as progress, goes_on(target):
+        outcome, trip = recover_checkpoint(source, target, cfg, command, progress)
+    before, after = outcome.before["kl"], outcome.after["kl"]
+    print(f"test kl {before:.4f} before, {after:.4f} recovered ({outcome.distilled.steps} steps)")
+    _print_proof(target, trip)
+    return target
+
+
+def _print_proof(target: Path, trip: RoundTrip) -> None:
     print(
         f"{target}: {trip.parameters:,} parameters, {trip.file_bytes:,} bytes; reloaded in a fresh process with a "
         f"largest logit difference of {trip.max_logit_difference:.1e}"
     )
-    return target
 
 
 def demo(out: str | Path) -> Front:

@@ -73,6 +73,7 @@ class Config:
     search: dict[str, Any] = MISSING
     evaluator: dict[str, Any] = MISSING
     executor: dict[str, Any] = MISSING
+    recovery: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
     selection_windows: int = 64
     test_windows: int = 64

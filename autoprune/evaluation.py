@@ -117,7 +117,7 @@ class Evaluation:
             )
             alive = [i for i in range(len(plans)) if i not in failures]
             self._pass(plans, alive, batch, values, failures)
-        return [failures[i] if i in failures else scores(values[i]) for i in range(len(plans))]
+        return [failures[i] if i in failures else summarise(values[i]) for i in range(len(plans))]
 
     def _pass(
         self,
@@ -154,8 +154,8 @@ class Evaluation:
         return windows[start:stop]
 
 
-def scores(columns: Mapping[str, list[Array]]) -> Scores:
-    """Metrics from the values of consecutive windows, given in parts."""
+def summarise(columns: Mapping[str, list[Array]]) -> Scores:
+    """Values of every window and their means, from those of the micro-batches in order."""
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
     means = {metric: float(_mean(v)) for metric, v in per_window.items()}
     if "nll" in means:

@@ -67,13 +67,19 @@ class Progress:
         self, tokens: int, objectives: Sequence[Objective], dense: dict[str, float]
     ) -> Iterator[SearchBar]:
         """The search's bar."""
-        task = self._bars.add_task("searching", total=tokens, note="")
+        with self.noted("searching", tokens) as show:
+            yield SearchBar(show, objectives, dense)
+
+    @contextmanager
+    def noted(self, name: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A bar with a note; call it with (done, note)."""
+        task = self._bars.add_task(name, total=total, note="")
 
         def show(done: int, note: str) -> None:
-            self._bars.update(task, completed=min(done, tokens), note=note)
+            self._bars.update(task, completed=min(done, total), note=note)
 
         try:
-            yield SearchBar(show, objectives, dense)
+            yield show
         finally:
             self._bars.remove_task(task)
 

@@ -47,6 +47,12 @@ def _crash(args: Sequence[str]) -> None:
     crash.main(args)
 
 
+def _recovery(args: Sequence[str]) -> None:
+    from autoprune.bench import recovery
+
+    recovery.main(args)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": _search,
     "targets": _targets,
@@ -55,6 +61,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "latency": _latency,
     "workers": _workers,
     "crash": _crash,
+    "recovery": _recovery,
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands on run folders: resume, report, export."""
+"""Commands on run folders and their checkpoints: resume, report, export, recover."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def _declare_export(parser: Parser) -> None:
         )
     parser.add_argument("--to", metavar="OUT", required=True, help="the new checkpoint's folder")
     parser.add_argument("--refit", action="store_true", help="solve its weights once more")
+    parser.add_argument("--recovery", metavar="NAME", default="none", help="distill: train it a little first")
+    _steps(parser)
     _trust(parser)
 
 
@@ -66,7 +68,34 @@ def _export(args: Namespace) -> None:
 
     chosen = {name: getattr(args, name) for name in EXPORTED_BY if getattr(args, name) is not None}
     again: dict[str, Any] = {"refit": True} if args.refit else {}  # else what the run's settings say
+    if args.recovery != "none" or args.recovery_steps is not None:
+        again |= {"recovery": args.recovery, "recovery_steps": args.recovery_steps}
     api.export(args.dir, to=args.to, trust=args.trust, **chosen, **again)
+
+
+def _steps(parser: Parser) -> None:
+    parser.add_argument("--recovery-steps", metavar="N", type=int, help="how many steps (300)")
+
+
+def _declare_recover(parser: Parser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that export wrote")
+    parser.add_argument(
+        "settings", metavar="key=value", nargs="*", help="such as recovery.learning_rate=1e-3"
+    )
+    parser.add_argument("--teacher", metavar="MODEL", required=True, help="the dense model it was made from")
+    parser.add_argument("--data", metavar="DATA", required=True, help="text; its train split is trained on")
+    parser.add_argument("--to", metavar="OUT", required=True, help="the recovered checkpoint's folder")
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="of the order of windows (%(default)s)"
+    )
+    _steps(parser)
+
+
+def _recover(args: Namespace) -> None:
+    from autoprune import api
+
+    words = {"teacher": args.teacher, "data": args.data, "to": args.to}
+    api.recover(args.checkpoint, **words, steps=args.recovery_steps, seed=args.seed, settings=args.settings)
 
 
 def _check_folders(folders: list[str]) -> None:
@@ -79,4 +108,5 @@ COMMANDS = {
     "resume": Command("go on with a run that stopped", _declare_resume, _resume),
     "report": Command("make the report of runs again", _declare_report, _report),
     "export": Command("write a plan of a run as a checkpoint", _declare_export, _export),
+    "recover": Command("train an exported checkpoint towards its dense model", _declare_recover, _recover),
 }

@@ -208,10 +208,10 @@ def _last(error: Exception) -> str:
 
 def _joined(parts: Sequence[Scores | Failure]) -> Scores | Failure:
     """One outcome from those of consecutive windows: the first failure, if there is one."""
-    from autoprune.evaluation import Failure, scores
+    from autoprune.evaluation import Failure, summarise
 
     failed = next((p for p in parts if isinstance(p, Failure)), None)
     if failed is not None or len(parts) == 1:
         return failed or parts[0]
     whole = [p.per_window for p in parts if not isinstance(p, Failure)]
-    return scores({metric: [columns[metric] for columns in whole] for metric in whole[0]})
+    return summarise({metric: [columns[metric] for columns in whole] for metric in whole[0]})

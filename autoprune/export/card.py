@@ -41,9 +41,19 @@ model = AutoModelForCausalLM.from_pretrained(FOLDER)
 
 
 def model_card(
-    *, source: str, plan: Plan, figures: Mapping[str, float], command: str, family: str, heterogeneous: bool
+    *,
+    source: str,
+    plan: Plan,
+    figures: Mapping[str, float],
+    command: str,
+    family: str,
+    heterogeneous: bool,
+    recovered: str = "",
 ) -> str:
-    """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`."""
+    """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
+
+    `recovered` says how the weights were trained after the plan was built, if they were.
+    """
     parts = [
         _header(source),
         f"# {_short(source)}, compressed by autoprune",
@@ -53,6 +63,8 @@ def model_card(
     ]
     if figures:
         parts += ["## Figures", _figures(figures)]
+    if recovered:
+        parts += ["## Recovered", recovered]
     parts += ["## How to load it", (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)]
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")

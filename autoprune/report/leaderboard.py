@@ -11,10 +11,12 @@ from rich.text import Text
 from autoprune.errors import LedgerError
 from autoprune.report import text
 from autoprune.report.files import replace, write_text
+from autoprune.report.recovered import beside as with_recovered
 from autoprune.report.rows import (
     COLUMNS,
     COUNTS,
     NUMBERS,
+    RECOVERED,
     TEXT,
     complete,
     dense,
@@ -33,7 +35,11 @@ __all__ = ["COLUMNS", "markdown", "read", "terminal", "write"]
 
 
 def write(rows: pd.DataFrame, folder: Path) -> None:
-    """Write leaderboard.csv (exact floats, empty where not measured) and leaderboard.md, each atomically."""
+    """Write leaderboard.csv (exact floats, empty where not measured) and leaderboard.md, each atomically.
+
+    What recovered.csv says of a key stands beside its other figures, in columns of its own.
+    """
+    rows = with_recovered(rows, folder)
     write_csv(complete(rows), Path(folder) / "leaderboard.csv")
     write_text(Path(folder) / "leaderboard.md", markdown(rows))
 
@@ -57,6 +63,7 @@ def read(folder: Path) -> pd.DataFrame:
     missing = [c for c in COLUMNS if c not in rows.columns]
     if missing:
         raise LedgerError(f"{path} is not a leaderboard: it has no column {missing[0]!r}")
+    rows = rows.reindex(columns=[*rows.columns, *(c for c in RECOVERED if c not in rows.columns)])
     for column in rows.columns:
         if column not in TEXT:
             rows[column] = _numbers(rows[column], path)
@@ -109,12 +116,15 @@ def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
 def markdown(rows: pd.DataFrame) -> str:
     """The leaderboard as a Markdown table, all rows, with the measured intervals."""
     frame = complete(rows)
-    lines = ["# Leaderboard", "", _line(_heads(frame)), _line(["---", *["---:"] * 7, "---"])]
+    extra = [c for c in RECOVERED if frame[c].notna().any()]
+    heads, rule = [*_heads(frame), *extra], ["---", *["---:"] * 7, "---", *["---:"] * len(extra)]
+    lines = ["# Leaderboard", "", _line(heads), _line(rule)]
     for _, row in _ordered(frame, len(frame)).iterrows():
         cells = _cells(row, frame)
         for place, phase in ((6, "prefill"), (7, "decode")):
             cells[place] = f"{cells[place]} {text.bounds(interval(row, phase))}".rstrip()
-        lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING]))
+        recovered = [text.digits(number(row, column)) for column in extra]
+        lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING, *recovered]))
     return "\n".join([*lines, "", NOTE, ""])
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 PHASES = ("prefill", "decode")
 TEXT = ("key", "method", "name", "plan")
 COUNTS = ("seed", "tokens", "evaluations")
+RECOVERED = ("kl_test_recovered", "perplexity_test_recovered")  # never in the columns of the plan as found
 COLUMNS = (
     *("key", "method", "seed", "tokens", "evaluations"),
     *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "bytes_ratio"),
@@ -20,13 +21,14 @@ COLUMNS = (
     *("name", "prefill_low", "prefill_high", "decode_low", "decode_high"),
     *("prefill_pred_ms", "decode_pred_ms", "plan"),
 )
-NUMBERS = tuple(c for c in COLUMNS if c not in TEXT)
+NUMBERS = tuple(c for c in (*COLUMNS, *RECOVERED) if c not in TEXT)
 QUALITY = ("kl_test", "kl_selection", "kl_fitness")
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """A copy with every column of `COLUMNS` in order (NaN where absent), numbers as floats, then unknown columns."""
-    order = [*COLUMNS, *(c for c in rows.columns if c not in COLUMNS)]
+    """A copy with all of `COLUMNS` and `RECOVERED` in order (NaN where absent), as floats, then unknown columns."""
+    known = (*COLUMNS, *RECOVERED)
+    order = [*known, *(c for c in rows.columns if c not in known)]
     frame = rows.reindex(columns=order).reset_index(drop=True)
     for column in NUMBERS:
         frame[column] = pd.to_numeric(frame[column]).astype(float)

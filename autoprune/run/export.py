@@ -12,13 +12,18 @@ import torch
 
 from autoprune.errors import SettingError
 from autoprune.objective import Split
+from autoprune.report import recovered
 from autoprune.run import folder
+from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
-from autoprune.space import Plan
+from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
     from autoprune.export.roundtrip import RoundTrip
+    from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
+    from autoprune.run.recovery import Recovered
+    from autoprune.supernet import Ladders
 
 SHOWN = (
     *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio"),
@@ -27,37 +32,72 @@ SHOWN = (
 TOKENS = 48  # length of the round trip's probe
 
 
-def export_plan(run: Run, row: Mapping[str, Any], to: Path, refit: bool = False) -> RoundTrip:
+def export_plan(
+    run: Run, row: Mapping[str, Any], to: Path, refit: bool = False, recovery: Distill | None = None
+) -> RoundTrip:
     """Write the checkpoint of a leaderboard row to `to`; raises ExportError when it does not come back equal.
 
     With `refit` its output projections are solved once more, in each other's company, if *selection* says that helps.
+    With `recovery` it is then trained, and its figures go to the run's recovered.csv; StoppedError when the training
+    diverges, with the best weights written.
     """
-    from autoprune.export.card import model_card
     from autoprune.export.checkpoint import check_destination, save_checkpoint
     from autoprune.export.roundtrip import prove
 
     to = check_destination(to)
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
+    command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
     again = refit_chosen(run, plan) if refit else None
-    model = run.parts.build(plan, again.ladders if again is not None else None)
     if again is not None:
         run.progress.say(again.told())
         figures |= again.figures()
-    card = model_card(
+    model, outcome = _built(run, plan, None if again is None else again.ladders, to, recovery)
+    if outcome is not None:
+        figures = {
+            n: v for n, v in figures.items() if not n.endswith("_test")
+        }  # those of before stand beside it
+        command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
+    card = _card(run, plan, model, figures, command, outcome)
+    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)
+    trip = prove(model, to, _probe(run), int(plan_cost(plan, _analytic(run))["params_total"]))
+    if outcome is not None:
+        finish(outcome, to)
+    return trip
+
+
+def _built(
+    run: Run, plan: Plan, ladders: Ladders | None, to: Path, recovery: Distill | None
+) -> tuple[Any, Recovered | None]:
+    """The model to save, recovered where that was asked for."""
+    if recovery is None:
+        return run.parts.build(plan, ladders), None
+    setting = setting_of(run.parts, recovery)
+    model, outcome = recovered_model(
+        lambda dtype: run.parts.build(plan, ladders, dtype),
+        run.parts.loaded.dtype,
+        setting,
+        to,
+        run.progress,
+    )
+    recovered.record(run.path, outcome.row(plan.key))
+    return model, outcome
+
+
+def _card(
+    run: Run, plan: Plan, model: Any, figures: Mapping[str, float], command: str, outcome: Recovered | None
+) -> str:
+    from autoprune.export.card import model_card
+
+    return model_card(
         source=str(run.cfg.model),
         plan=plan,
         figures=figures,
-        command=f"{folder.command_of(run.path)}\nautoprune export {run.path.name} --key {plan.key} --to {to.name}"
-        + " --refit" * refit,
+        command=f"{folder.command_of(run.path)}\n{command}",
         family=run.parts.adapter.shape.model_type,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
+        recovered="" if outcome is None else section(outcome),
     )
-    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)
-    from autoprune.space import plan_cost
-
-    expected = int(plan_cost(plan, _analytic(run))["params_total"])
-    return prove(model, to, _probe(run), expected)
 
 
 def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -> pd.Series:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,10 +11,12 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Split
 from autoprune.report import html, leaderboard
 from autoprune.report.facts import RunFacts
+from autoprune.report.rows import spread
 from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finals import Entry
 from autoprune.run.latency import origin
+from autoprune.run.recovery import recovery_of
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -167,18 +168,30 @@ def _machine(threads: int) -> str:
 
 
 def _export_best(run: Run, frame: pd.DataFrame) -> None:
-    """The best point under the (last) constraints, or the one at half the block parameters, as a checkpoint."""
+    """The best point under the (last) constraints, or the one at half the block parameters, as a checkpoint.
+
+    With a recovery it is recovered, and `points` further points of the front go to recovered/.
+    """
     front = frame[frame["name"] == "front"]
-    if not len(front) or (run.path / "best").exists():
+    if not len(front):
         return
     last = run.targets[-1]
     if len(run.targets) > 1:
         front = frame[frame["name"] == f"target@{last.name}"] if last.name else front
         if not len(front):
             return
-    row = _constrained(run, last.constraints, front) if last.constraints else _half(front)
-    with run.progress.stage("exporting best/"):
-        export_plan(run, row, Path(run.path / "best"), bool(run.cfg.export.refit))
+    recovery = recovery_of(run.cfg)
+    best = _constrained(run, last.constraints, front) if last.constraints else _half(front)
+    wanted = {run.path / "best": best}
+    if recovery is not None and recovery.points:
+        others = spread(front[front["key"] != best["key"]], recovery.points)
+        wanted |= {run.path / "recovered" / str(row["key"]): row for _, row in others.iterrows()}
+    for to, row in wanted.items():
+        if not to.exists():
+            with run.progress.stage(f"exporting {to.relative_to(run.path)}/"):
+                export_plan(run, row, to, bool(run.cfg.export.refit), recovery)
+    if recovery is not None:
+        leaderboard.write(frame, run.path)
 
 
 def _half(front: pd.DataFrame) -> pd.Series:

@@ -73,10 +73,10 @@ class Parts:
             "ladders": self.ladder_folder.name,
         }
 
-    def build(self, plan: Plan, ladders: Ladders | None = None) -> Any:
-        """The physically smaller model, in the checkpoint's dtype; its weights are the ladders' unless told others."""
+    def build(self, plan: Plan, ladders: Ladders | None = None, dtype: torch.dtype | None = None) -> Any:
+        """The physically smaller model, in the checkpoint's dtype unless told; with the ladders' weights or others."""
         source = self.ladders if ladders is None else ladders
-        return self.adapter.install(plan, source.weights, self.loaded.dtype)
+        return self.adapter.install(plan, source.weights, dtype or self.loaded.dtype)
 
     def dense_plan(self) -> Plan:
         """The plan that keeps everything."""

@@ -25,6 +25,7 @@ from autoprune.run.parts import (
     open_parts,
     search_evaluators,
 )
+from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
 from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, loosest, read_targets, within
 from autoprune.space import Candidate, Space
@@ -114,6 +115,7 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
+    check_recovery(parts)
     table = _table(parts, path, progress)
     space = parts.space(table)
     wanted = objectives(cfg, space, parts.evaluators)

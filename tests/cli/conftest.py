@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("run_config", "demo", "resume", "report", "export", "profile", "zoo_train", "bench")
+NAMES = ("run_config", "demo", "resume", "report", "export", "recover", "profile", "zoo_train", "bench")
 
 
 @dataclass

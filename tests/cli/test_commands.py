@@ -36,6 +36,33 @@ def folder(tmp_path: Path) -> Path:
             "export r --prefill 2x --to o --trust",
             ("export", ("r",), {"to": "o", "trust": True, "prefill": "2x"}),
         ),
+        (
+            "export r --key a --to o --recovery distill --recovery-steps 9",
+            (
+                "export",
+                ("r",),
+                {"to": "o", "trust": False, "key": "a", "recovery": "distill", "recovery_steps": 9},
+            ),
+        ),
+        (
+            "recover c --teacher m --data d --to o",
+            (
+                "recover",
+                ("c",),
+                {"teacher": "m", "data": "d", "to": "o", "steps": None, "seed": 0, "settings": []},
+            ),
+        ),
+        (
+            "recover c window=9 threads=2 --teacher m --data d --to o --recovery-steps 7 --seed 3",
+            (
+                "recover",
+                ("c",),
+                {
+                    **{"teacher": "m", "data": "d", "to": "o", "steps": 7, "seed": 3},
+                    "settings": ["window=9", "threads=2"],
+                },
+            ),
+        ),
         ("profile m", ("profile", ("m", None, []), {})),
         ("profile m latency.batch=4 --to f", ("profile", ("m", "f", ["latency.batch=4"]), {})),
         ("zoo train n", ("zoo_train", ("n", None), {})),

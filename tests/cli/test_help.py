@@ -20,7 +20,10 @@ OPTIONS = {
         "[--csv FILE] [--md FILE] [--html FILE] [--by COLUMN] [--reverse] [--where COND] [--cost COLUMN] "
         "[--all] DIR [DIR ...]"
     ),
-    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--trust] DIR",
+    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--recovery NAME] "
+    "[--recovery-steps N] [--trust] DIR",
+    "recover": "--teacher MODEL --data DATA --to OUT [--seed S] [--recovery-steps N] "
+    "CHECKPOINT [key=value ...]",
     "profile": "[--to FILE] MODEL [key=value ...]",
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
@@ -29,8 +32,8 @@ OPTIONS = {
 }
 SETTINGS = (
     "model data out objectives constraints tokens evaluations seconds seed window sequences threads space "
-    "search evaluator executor calibration selection_windows test_windows finalists front_points uniform "
-    "latency export memory_mb trust_remote_code quiet"
+    "search evaluator executor recovery calibration selection_windows test_windows finalists front_points uniform "
+    "latency export memory_mb trust_remote_code adapter quiet"
 )
 
 

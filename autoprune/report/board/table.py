@@ -57,7 +57,9 @@ def read_board(folders: Iterable[str | Path]) -> Board:
 
 
 def _rows(run: Seen) -> pd.DataFrame:
-    frame = leaderboard.read(run.path)
+    frame = leaderboard.read(run.path).drop(
+        columns=list(RECOVERED), errors="ignore"
+    )  # they get rows of their own
     frame = pd.concat([frame, *_recovered(run.path, frame)], ignore_index=True)
     about = {
         **{"run": run.name, "model": model_name(run.settings), "corpus": data_name(run.settings)},

@@ -1,0 +1,1 @@
+"""After the search: short training of a smaller model towards the dense one, shapes and zeros kept."""

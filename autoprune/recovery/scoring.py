@@ -1,0 +1,45 @@
+"""Scores a model that is built already, as stored on disk, against the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoprune.data import Corpus
+from autoprune.errors import SettingError
+from autoprune.evaluation import Batch, LogitEvaluator, summarise
+from autoprune.objective import Fidelity
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A corpus and evaluators that are bound to the dense model; `sequences` windows a micro-batch."""
+
+    corpus: Corpus
+    evaluators: Sequence[LogitEvaluator]
+    sequences: int
+
+    def __post_init__(self) -> None:
+        if not any("kl" in evaluator.metrics for evaluator in self.evaluators):
+            raise SettingError("recovery needs an evaluator of kl: keep divergence in evaluator=[…]")
+
+    @torch.inference_mode()
+    def score(self, model: Any, fidelity: Fidelity) -> Mapping[str, float]:
+        """Means over the fidelity's windows; not finite where the model's logits are not."""
+        start, stop = fidelity.windows
+        windows = self.corpus.windows(fidelity.split)
+        columns: dict[str, list[Any]] = {}
+        for first in range(start, stop, self.sequences):
+            last = min(first + self.sequences, stop)
+            batch = Batch(
+                fidelity.split, (first, last), torch.from_numpy(windows[first:last].astype(np.int64))
+            )
+            logits = model(input_ids=batch.ids.to(model.device), use_cache=False).logits.float().cpu()
+            for evaluator in self.evaluators:
+                for metric, column in evaluator.score(batch, logits).items():
+                    columns.setdefault(metric, []).append(column.double().numpy().copy())
+        return summarise(columns).metrics

@@ -1,0 +1,124 @@
+"""`autoprune recover`: an exported checkpoint is trained towards its dense model and written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from autoprune.cache import Cache
+from autoprune.data import Corpus, open_corpus
+from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
+from autoprune.evaluation import Context
+from autoprune.models import adapter_for
+from autoprune.models.load import Loaded, load_model
+from autoprune.objective import Split
+from autoprune.run.export import TOKENS
+from autoprune.run.parts import instantiate
+from autoprune.run.recovery import (
+    Recovered,
+    Setting,
+    finish,
+    make_setting,
+    recovered_model,
+    recovery_of,
+    section,
+)
+from autoprune.run.stream import dense_logits
+from autoprune.space import Plan
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from autoprune.progress import Progress
+
+
+@dataclass(frozen=True)
+class _Source:
+    corpus: Corpus
+    cache: Cache
+
+
+def recover_checkpoint(
+    checkpoint: Path, to: Path, cfg: DictConfig, command: str, progress: Progress
+) -> tuple[Recovered, Any]:
+    """Write the recovered checkpoint to `to`, proven by its round trip; the outcome and the proof's figures.
+
+    `cfg` names the teacher as `model`. Raises SettingError when the two do not belong together, and StoppedError, with
+    the best weights written, when the training diverges.
+    """
+    from autoprune.export.card import model_card
+    from autoprune.export.checkpoint import check_destination, load_checkpoint, save_checkpoint
+    from autoprune.export.roundtrip import prove
+
+    to = check_destination(to)
+    plan = _plan(checkpoint)
+    setting = _setting(cfg, progress)
+    stored, family = load_checkpoint(checkpoint), str(setting.teacher.model.config.model_type)
+    model, outcome = recovered_model(
+        lambda dtype: load_checkpoint(checkpoint, dtype), stored.dtype, setting, to, progress
+    )
+    card = model_card(
+        source=str(cfg.model),
+        plan=plan,
+        figures={},
+        command=command,
+        family=family,
+        heterogeneous=model.config.model_type != family,
+        recovered=section(outcome),
+    )
+    save_checkpoint(model, setting.teacher.tokenizer, to, card, plan)
+    probe = torch.from_numpy(setting.scoring.corpus.windows(Split.SELECTION)[:2, :TOKENS].astype(np.int64))
+    trip = prove(model, to, probe, sum(p.numel() for p in stored.parameters()))
+    finish(outcome, to)
+    return outcome, trip
+
+
+def checkpoint_config(
+    teacher: str, data: str, recovery: str, steps: int | None, seed: int, settings: Sequence[str]
+) -> DictConfig:
+    """The checked settings of a recovery outside a run."""
+    from autoprune.config import compose
+
+    wanted = [f"model={teacher}", f"data={data}", f"recovery={recovery}", f"seed={seed}", *settings]
+    cfg = compose([*wanted, *([] if steps is None else [f"recovery.steps={steps}"])])
+    if recovery_of(cfg) is None:
+        raise SettingError(f"recovery={recovery} does nothing here; allowed: distill")
+    return cfg
+
+
+def _plan(checkpoint: Path) -> Plan:
+    from autoprune.export.checkpoint import PLAN_FILE
+
+    try:
+        return Plan.from_json((checkpoint / PLAN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnsupportedModelError(
+            f"{checkpoint} is no checkpoint of autoprune: it has no {PLAN_FILE}; name a folder that "
+            "`autoprune export` wrote"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, SpaceError) as error:
+        raise UnsupportedModelError(f"{checkpoint / PLAN_FILE} cannot be read: {error}") from error
+
+
+def _setting(cfg: DictConfig, progress: Progress) -> Setting:
+    torch.set_num_threads(int(cfg.threads))
+    settings = recovery_of(cfg)
+    assert settings is not None, "checkpoint_config sees to it"
+    cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
+    with progress.stage("loading the teacher"):
+        own = cfg.adapter is not None
+        teacher: Loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=own)
+        adapter = adapter_for(teacher.model, cfg.adapter)
+    with progress.stage("cutting the corpus"):
+        data = "docs" if cfg.data == "auto" else str(cfg.data)
+        corpus = open_corpus(data, teacher.tokenizer, int(cfg.window), cache)
+    evaluators = [instantiate(cfg.evaluator[name]) for name in cfg.evaluator]
+    context = Context(dense_logits(adapter), cache, f"{teacher.digest}-{corpus.digest}")
+    for evaluator in evaluators:
+        evaluator.bind(context)
+    return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings)

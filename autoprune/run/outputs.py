@@ -175,13 +175,13 @@ def _export_best(run: Run, frame: pd.DataFrame) -> None:
     front = frame[frame["name"] == "front"]
     if not len(front):
         return
-    last = run.targets[-1]
+    last, chosen = run.targets[-1], front
     if len(run.targets) > 1:
-        front = frame[frame["name"] == f"target@{last.name}"] if last.name else front
-        if not len(front):
+        chosen = frame[frame["name"] == f"target@{last.name}"] if last.name else front
+        if not len(chosen):
             return
     recovery = recovery_of(run.cfg)
-    best = _constrained(run, last.constraints, front) if last.constraints else _half(front)
+    best = _constrained(run, last.constraints, chosen) if last.constraints else _half(front)
     wanted = {run.path / "best": best}
     if recovery is not None and recovery.points:
         others = spread(front[front["key"] != best["key"]], recovery.points)

@@ -24,17 +24,13 @@ Say = Callable[[str], None]
 class Recipe:
     """Everything that decides the trained weights, besides the corpus and the library versions."""
 
-    tokens: int = 10_000_000
-    step_tokens: int = 2048
+    tokens: int = 22_000_000
+    step_tokens: int = 4096
     window: int = 256  # tokens a sequence
-    short_window: int = (
-        128  # tokens a sequence in the first part of the training, which is then a third faster
-    )
-    short_share: float = 0.65
     learning_rate: float = 3e-3
     warmup: float = 0.02  # share of the steps
     weight_decay: float = 0.1
-    evaluate_every: int = 500  # steps
+    evaluate_every: int = 250  # steps
     selection_windows: int = 192
     vocabulary: int = 2048
     seed: int = 0
@@ -190,11 +186,8 @@ def _batches(tokens: NDArray[np.uint16], recipe: Recipe, steps: int) -> Iterator
     """Windows [B, T + 1] in a fresh order every pass, shifted by a random offset so that their borders move."""
     rng = np.random.default_rng(recipe.seed)
     queue: list[int] = []
-    window = 0
-    for step in range(steps):
-        wanted = recipe.short_window if step < recipe.short_share * steps else recipe.window
-        queue, window = (queue, window) if wanted == window else ([], wanted)
-        count = max(1, recipe.step_tokens // window)
+    window, count = recipe.window, max(1, recipe.step_tokens // recipe.window)
+    for _ in range(steps):
         while len(queue) < count:
             starts = np.arange(int(rng.integers(window)), len(tokens) - window - 1, window)
             queue.extend(rng.permutation(starts).tolist())
@@ -262,7 +255,7 @@ Llama architecture ({sizes}), tied embeddings, byte-level BPE of {recipe["vocabu
 Trained from scratch on the *train* split of the documentation corpus that every installation carries: the language
 topics of `pydoc_data` and the docstrings of the standard library, {", ".join(docs.PACKAGES)}.
 None of that text is shipped; see `autoprune/zoo/docs.py`. {recipe["tokens"]:,} tokens of a corpus of
-{figures["train_tokens"]:,}, windows of {recipe["short_window"]} and then {recipe["window"]}, AdamW, bf16 autocast,
+{figures["train_tokens"]:,}, windows of {recipe["window"]}, AdamW, bf16 autocast,
 one CPU thread, seed {recipe["seed"]}; the weights of the lowest *selection* loss ({figures["selection_nll"]:.4f} nats
 a token, step {figures["best_step"]}).
 

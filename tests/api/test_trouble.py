@@ -101,7 +101,7 @@ def test_a_read_only_run_folder(unfinished: Path, public: Path, runs: SimpleName
 
 
 def test_two_processes_on_one_run(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with folder.held(unfinished):
+    with folder.at_work(unfinished):
         assert main(["resume", str(unfinished)]) == 2
     one_line(capsys.readouterr().err, f"is being worked on by process {os.getpid()}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from autoprune.run.folder import at_work
 def test_a_run_that_is_worked_on_is_refused(tmp_path: Path) -> None:
     with at_work(tmp_path):
         assert held(tmp_path / ".running")
-        with pytest.raises(LedgerError, match="is being worked on by another process"), at_work(tmp_path):
+        with (
+            pytest.raises(LedgerError, match=f"is being worked on by process {os.getpid()};"),
+            at_work(tmp_path),
+        ):
             pass
         assert held(tmp_path / ".running")
     assert not list(tmp_path.iterdir())

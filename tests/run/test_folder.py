@@ -41,33 +41,21 @@ def test_a_run_that_died_before_it_began_does_not_block_its_folder(tmp_path: Pat
     folder.open_ledger(tmp_path).close()
 
 
-def test_a_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
-    with (
-        folder.held(tmp_path),
-        pytest.raises(SettingError, match=f"is being worked on by process {os.getpid()};"),
-        folder.held(tmp_path),
-    ):
-        pass
-    with folder.held(tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_system_lets_go_of_what_a_killed_process_held(tmp_path: Path) -> None:
     pid = os.fork()
     if not pid:
-        with folder.held(tmp_path):
+        with folder.at_work(tmp_path):
             (tmp_path / "held").touch()
             time.sleep(60)
         os._exit(0)
     while not (tmp_path / "held").exists():
         time.sleep(0.005)
-    with pytest.raises(SettingError, match=f"process {pid};"), folder.held(tmp_path):
+    with pytest.raises(LedgerError, match=f"process {pid};"), folder.at_work(tmp_path):
         pass
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with folder.held(tmp_path):
-        assert (tmp_path / folder.LOCK).read_text().strip() == str(os.getpid())
+    with folder.at_work(tmp_path):
+        assert (tmp_path / folder.WORKING).read_text().strip() == str(os.getpid())
 
 
 @pytest.mark.parametrize(

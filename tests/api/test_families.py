@@ -9,6 +9,7 @@ import pytest
 
 import autoprune
 from autoprune.front import Front
+from autoprune.hardware import fitting, measuring
 from tests import tiny
 from tests.families import FAMILIES
 
@@ -19,11 +20,14 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def front(name: str, given: Any, tmp_path: Path) -> Front:
+def front(name: str, given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
+    # the times of so small a model are noise on a busy machine: that they are taken is what is looked at
+    for module in (fitting, measuring):
+        monkeypatch.setattr(module, "relative_line", lambda *_: (0.0, 1.0))
     family, _, variant = name.partition("-")
     model = FAMILIES[family].make(variant, vocab_size=tiny.VOCABULARY)
     folder = tiny.save(model, tmp_path / "model")
-    return given.search(tmp_path / "run", "constraints={decode: 0.9x}", model=folder, tokens=4000)
+    return given.search(tmp_path / "run", model=folder, tokens=4000)
 
 
 def test_a_search_ends_with_a_front_and_a_checkpoint(name: str, front: Front, tmp_path: Path) -> None:

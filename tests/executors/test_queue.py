@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autoprune.errors import LedgerError, SettingError, StoppedError
-from autoprune.evaluation import Failure, Scores, scores
+from autoprune.evaluation import Failure, Scores, summarise
 from autoprune.executors import ray as room
 from autoprune.executors.base import Spec
 from autoprune.executors.ray import Ray
@@ -79,7 +79,7 @@ class World:
         if width == 13:
             return Failure(f"NaN from window {fidelity.windows[0]} on")
         values = np.array([width / (w + 3) for w in range(*fidelity.windows)])
-        return scores({"kl": [values], "nll": [values * 2]})
+        return summarise({"kl": [values], "nll": [values * 2]})
 
     def hire(self) -> Any:
         self.hired += 1

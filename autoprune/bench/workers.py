@@ -1,11 +1,12 @@
 """`autoprune bench workers`: what two workers gain over one, and what they lose.
 
 The same batches (generations of nsga2 and of evopress, the latter with their later stages) are evaluated in this
-process, by one Ray worker and by two. Times are processor seconds of the evaluating thread: a busy machine slows all
-of them alike. *Efficiency* is the serial thread time over workers x makespan. The makespan of a batch is what equally
-fast, undisturbed workers would take for the measured pieces, each taking the next piece when it is free; batches follow
-each other, so an idle worker at the end of a batch counts. *Block runs* are relative to the uncut batches. *Restart* is
-wall time from `autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
+process and by one Ray worker or two, batch by batch in turns. Times are processor seconds of the evaluating thread, so
+that a busy machine slows all of them alike. *Efficiency* is the serial thread time over workers x makespan. The makespan
+of a batch is what equally fast, undisturbed workers would take for the measured pieces, each taking the next piece when
+it is free; batches follow each other, so an idle worker at the end of a batch counts. *As it ran* takes the thread time
+of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. *Restart* is wall time from
+`autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
 """
 
 from __future__ import annotations
@@ -87,23 +88,34 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 
 def _compared(parts: Parts, method: str) -> list[str]:
-    """One line per number of workers; the serial passes before and after stand for the machine meanwhile."""
+    """One line per number of workers."""
     space = parts.space(None)
     wanted = objectives(parts.cfg, space, parts.evaluators)
     batches = _batches(parts, space, wanted, method)
-    before = _made(Serial(), parts, wanted, batches, 1)
-    ways = [(count, _made(Ray(count), parts, wanted, batches, count)) for count in (1, 2)]
-    after = _made(Serial(), parts, wanted, batches, 1)
-    thread = (before.thread + after.thread) / 2
-    return [_line(method, batches, count, made, before, thread) for count, made in ways]
+    return [_line(method, batches, count, *_side_by_side(parts, wanted, batches, count)) for count in (1, 2)]
 
 
-def _line(
-    method: str, batches: Sequence[Sequence[Job]], count: int, made: Made, serial: Made, thread: float
-) -> str:
+def _side_by_side(
+    parts: Parts, wanted: Sequence[Objective], batches: Sequence[Sequence[Job]], workers: int
+) -> tuple[Made, Made]:
+    """Each batch here and on Ray, one right after the other: what else the machine does slows both."""
+    executors: tuple[Opened, Opened] = (Serial(), Ray(workers))
+    parted: list[list[Made]] = [[], []]
+    for executor in executors:
+        executor.open(parts.evaluation(search_evaluators(parts, wanted)), spec_of(parts))
+        _made(executor, batches[0], workers)  # teachers are read, workers have started
+    for batch in batches:
+        for executor, made in zip(executors, parted, strict=True):
+            made.append(_made(executor, batch, workers))
+    for executor in executors:
+        executor.close()
+    return _sum(parted[0]), _sum(parted[1])
+
+
+def _line(method: str, batches: Sequence[Sequence[Job]], count: int, serial: Made, made: Made) -> str:
     cells = [
         *(method, f"ray, {count} worker{'s' * (count > 1)}", str(sum(map(len, batches)))),
-        *(f"{thread / (count * made.makespan):.3f}", f"{thread / (count * made.busiest):.3f}"),
+        *(f"{serial.thread / (count * made.makespan):.3f}", f"{serial.thread / (count * made.busiest):.3f}"),
         *(f"{made.runs / serial.runs:.3f}", "yes" if _same(made.results, serial.results) else "NO"),
     ]
     return f"| {' | '.join(cells)} |"
@@ -125,27 +137,26 @@ def _batches(parts: Parts, space: Space, wanted: Sequence[Objective], method: st
     return found[len(found) // 3 :]
 
 
-def _made(
-    executor: Opened,
-    parts: Parts,
-    wanted: Sequence[Objective],
-    batches: Sequence[Sequence[Job]],
-    workers: int,
-) -> Made:
-    """Evaluate the batches one after the other."""
-    executor.open(parts.evaluation(search_evaluators(parts, wanted)), spec_of(parts))
-    thread = makespan = busiest = runs = 0.0
-    results = []
-    for batch in batches:
-        executor.submit(batch)
-        results.append({r.proposal.id: r for r in executor.results()})
-        pieces = executor.times() if isinstance(executor, Ray) else []
-        counted = executor.counters()
-        thread, runs = thread + counted["thread_seconds"], runs + counted["block_runs"]
-        makespan += _end(pieces or [counted["thread_seconds"]], workers)
-        busiest += counted.get("thread_seconds_longest", counted["thread_seconds"])
-    executor.close()
-    return Made(thread, makespan, busiest, runs, results)
+def _made(executor: Opened, batch: Sequence[Job], workers: int) -> Made:
+    """Evaluate a batch."""
+    executor.submit(batch)
+    results = {r.proposal.id: r for r in executor.results()}
+    pieces = executor.times() if isinstance(executor, Ray) else []
+    counted = executor.counters()
+    thread = counted["thread_seconds"]
+    busiest = counted.get("thread_seconds_longest", thread)
+    return Made(thread, _end(pieces or [thread], workers), busiest, counted["block_runs"], [results])
+
+
+def _sum(parts: Sequence[Made]) -> Made:
+    """Batches one after the other."""
+    return Made(
+        thread=sum(p.thread for p in parts),
+        makespan=sum(p.makespan for p in parts),
+        busiest=sum(p.busiest for p in parts),
+        runs=sum(p.runs for p in parts),
+        results=[batch for p in parts for batch in p.results],
+    )
 
 
 def _end(pieces: Sequence[float], workers: int) -> float:

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from autoprune.cli import main
-from autoprune.front import Front
 from autoprune.ledger import Ledger
-from autoprune.run import folder
+from autoprune.run import folder, outputs
 
 NOBODY = 65534
 
@@ -29,11 +28,19 @@ def one_line(said: str, *words: str) -> None:
         assert word in said, said
 
 
+@pytest.fixture(scope="module")
+def finished(given: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to; nothing is timed or exported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "_export_best", lambda run, frame: None)
+        return given.search(tmp_path_factory.mktemp("finished") / "run", "latency.mode=off").folder
+
+
 @pytest.fixture
-def unfinished(front: Front, tmp_path: Path) -> Path:
+def unfinished(finished: Path, tmp_path: Path) -> Path:
     """A copy of the run whose last event is lost: it can be resumed."""
     run = tmp_path / "unfinished"
-    shutil.copytree(front.folder, run)
+    shutil.copytree(finished, run)
     with closing(Ledger.open(run / "ledger.sqlite")) as ledger, ledger._transaction() as db:
         db.execute("DELETE FROM events WHERE kind = 'finished'")
     return run
@@ -41,7 +48,7 @@ def unfinished(front: Front, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kilobytes", [160, 400])
 def test_a_full_disk_stops_the_run_and_costs_nothing(
-    given: Any, front: Front, tmp_path: Path, runs: SimpleNamespace, no_export: None, kilobytes: int
+    given: Any, finished: Path, tmp_path: Path, runs: SimpleNamespace, no_export: None, kilobytes: int
 ) -> None:
     """No file may grow beyond some size: what a full disk looks like from inside."""
     out, log, limit = tmp_path / "run", tmp_path / "log", kilobytes << 10
@@ -49,13 +56,13 @@ def test_a_full_disk_stops_the_run_and_costs_nothing(
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    line = given.line(out, f"latency.file={front.folder / 'latency.json'}")
+    line = given.line(out, "latency.mode=off")
     status = os.waitpid(runs.fork(line, log, full), 0)[1]
     assert os.waitstatus_to_exitcode(status) == 3, log.read_text()
     one_line(log.read_text(), "the disk is full", "free some space", f"continue with: autoprune resume {out}")
-    assert 0 < runs.progress(out) < runs.progress(front.folder)
+    assert 0 < runs.progress(out) < runs.progress(finished)
     assert main(["resume", str(out)]) == 0
-    assert runs.ordered(out) == runs.ordered(front.folder)
+    assert runs.ordered(out) == runs.ordered(finished)
 
 
 def test_a_full_disk_before_the_run_has_begun(
@@ -64,7 +71,7 @@ def test_a_full_disk_before_the_run_has_begun(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("autoprune.pruning.nested.save_file", full)
+    monkeypatch.setattr("autoprune.pruning.ladders.save_file", full)
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
     assert main(given.line(tmp_path / "run", "latency.mode=off")) == 3
     one_line(capsys.readouterr().err, "the disk is full", "start it again: the run had not begun")

@@ -5,8 +5,8 @@ process and by one Ray worker or two, batch by batch in turns. Times are process
 that a busy machine slows all of them alike. *Efficiency* is the serial thread time over workers x makespan. The
 makespan of a batch is what equally fast, undisturbed workers would take for the measured pieces, each taking the next
 piece when it is free; batches follow each other, so an idle worker at the end of a batch counts. *As it ran* takes the
-thread time of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. *Restart* is wall time from
-`autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
+thread time of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. *Restart* is
+wall time from `autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
 """
 
 from __future__ import annotations

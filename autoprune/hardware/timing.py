@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from autoprune.errors import SettingError
+from autoprune.errors import MeasurementError, SettingError
 from autoprune.hardware import interruptions, sentinel
 from autoprune.hardware.interruptions import Reading, Turn, turn
 
@@ -62,9 +62,13 @@ class Samples:
         return ordered[low], ordered[n - 1 - low]
 
     def over(self, other: Samples) -> Samples:
-        """Ratios (no seconds) round by round, over the rounds that both have."""
+        """Ratios (no seconds) round by round, over the rounds that both have; MeasurementError when there is none."""
         mine, theirs = self._by_round(), other._by_round()
         shared = [r for r in mine if r in theirs]
+        if not shared:
+            raise MeasurementError(
+                "no round left both models in peace: the machine is too busy to compare them; stop other programs"
+            )
         return Samples(tuple(mine[r] / theirs[r] for r in shared), self.repeats, tuple(shared))
 
     def half(self, odd: bool) -> Samples:

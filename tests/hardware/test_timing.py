@@ -132,6 +132,11 @@ def test_pairs_share_their_rounds_only() -> None:
     assert Samples((1.0, 3.0), wall=(2.0, 4.0)).wall_median == 3.0
 
 
+def test_without_a_common_round_nothing_is_compared() -> None:
+    with pytest.raises(MeasurementError, match="no round left both models in peace"):
+        Samples((1.0,), rounds=(0,)).over(Samples((1.0,), rounds=(1,)))
+
+
 def test_interval_of_the_median_covers_95_percent() -> None:
     assert Samples(tuple(map(float, range(15)))).interval == (3.0, 11.0)  # the known ranks 4 and 12 of 15
     for n in (6, 9, 15, 31):

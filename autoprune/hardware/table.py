@@ -98,6 +98,8 @@ class LatencyTable:
                 raise ValueError
             data["entries"] = tuple(Entry(**entry) for entry in data["entries"])
             data["workload"] = Workload(**data["workload"])
+            listed = data["shape"].items()  # JSON has no tuples
+            data["shape"] = {k: tuple(v) if isinstance(v, list) else v for k, v in listed}
             pairs = {metric: data["correction"][metric] for metric in METRICS}
             data["correction"] = {metric: (float(a), float(b)) for metric, (a, b) in pairs.items()}
             data["error"] = {metric: HeldOut(**held) for metric, held in data["error"].items()}

@@ -200,4 +200,4 @@ def test_a_constraint_holds_for_the_whole_front(given: Any, tmp_path: Path, no_e
 
 
 def test_leaderboard_is_read_back(front: Front) -> None:
-    assert list(front.frame().columns) == list(leaderboard.COLUMNS)
+    assert list(front.frame().columns)[: len(leaderboard.COLUMNS)] == list(leaderboard.COLUMNS)

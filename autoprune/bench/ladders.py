@@ -30,7 +30,6 @@ from autoprune.space import Plan
 from autoprune.supernet import Ladders, Supernet
 from autoprune.uniform import uniform_candidates
 
-RATIOS = (0.6, 0.5, 0.4)
 COLUMNS = ("ladder", "criterion", "ratio", "seeds", "test KL", "spread", "lower by", "seconds to build")
 CHOSEN = ("refit, chosen plan", "obs")
 BASE = ("nested", "activation")
@@ -50,9 +49,9 @@ def main(args: Sequence[str]) -> None:
         for seed in range(options.seeds):
             cfg.calibration.seed = seed
             recipe = recipe_of(cfg, parts.adapter.shape, parts.corpus, parts.space_part)
-            for key, value in _seed(parts, recipe).items():
+            for key, value in _seed(parts, recipe, options.ratios).items():
                 found.setdefault(key, []).append(value)
-    table = _table(found)
+    table = _table(found, options.ratios)
     print(table)
     target = Path(options.to)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +67,17 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
     parser.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
     parser.add_argument("--tokens", type=int, default=65536, help="calibration tokens")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5], help="block parameters to dense")
     parser.add_argument("--to", default="results/bench/ladders.md", help="the table")
     return parser.parse_args(list(args))
 
 
-def _seed(parts: Parts, recipe: LadderRecipe) -> dict[tuple[str, str, float], tuple[float, float]]:
+def _seed(
+    parts: Parts, recipe: LadderRecipe, ratios: Sequence[float]
+) -> dict[tuple[str, str, float], tuple[float, float]]:
     """(test KL, seconds to build) by ladder, criterion and ratio, for one calibration seed."""
     space = parts.space(None)
-    plans = {r: space.decode(uniform_candidates(space, r)[0]) for r in RATIOS}
+    plans = {r: space.decode(uniform_candidates(space, r)[0]) for r in ratios}
     found = {}
     for ladder, criterion in (BASE, ("nested", "obs"), ("refit", "activation"), ("refit", "obs")):
         chosen = replace(recipe, ladder=ladder, criterion=criterion)
@@ -107,10 +109,10 @@ def _kl(parts: Parts, ladders: Ladders, plan: Plan) -> float:
     return float("nan") if isinstance(outcome, Failure) else outcome.metrics["kl"]
 
 
-def _table(found: dict[tuple[str, str, float], list[tuple[float, float]]]) -> str:
+def _table(found: dict[tuple[str, str, float], list[tuple[float, float]]], ratios: Sequence[float]) -> str:
     """One line per ladder and ratio; `lower by` is against nested ladders ranked by activation."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for ratio in RATIOS:
+    for ratio in ratios:
         base = float(np.mean([kl for kl, _ in found[*BASE, ratio]]))
         for (ladder, criterion, at), values in found.items():
             if at != ratio:

@@ -17,5 +17,6 @@ def ladder_folder(
 ) -> Path:
     """The ladder folder of a model and recipe."""
     build = build_refit if recipe.ladder == "refit" else build_nested
-    inputs = [recipe.ladder, {"model": model_digest, **recipe.identity()}]
+    family = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+    inputs = [recipe.ladder, {"model": model_digest, "adapter": family, **recipe.identity()}]
     return cache.folder("ladders", inputs, lambda folder: build(adapter, recipe, folder, progress))

@@ -109,6 +109,15 @@ def test_the_second_time_they_come_from_the_cache(
     assert ladder_folder(adapter, "digest", recipe(windows.copy(), ladder=ladder), cache) == first
 
 
+def test_another_adapter_has_ladders_of_its_own(windows: Windows, tmp_path: Path) -> None:
+    class Mine(LlamaAdapter):
+        pass
+
+    model, cache = tiny.llama(blocks=1), Cache(tmp_path)
+    folders = {ladder_folder(a, "digest", recipe(windows), cache) for a in (LlamaAdapter(model), Mine(model))}
+    assert len(folders) == 2
+
+
 def test_what_they_depend_on_is_in_their_digest(windows: Windows) -> None:
     plan = Plan.of([(1, 8)])
     recipes = [

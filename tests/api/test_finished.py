@@ -201,3 +201,14 @@ def test_a_constraint_holds_for_the_whole_front(given: Any, tmp_path: Path, no_e
 
 def test_leaderboard_is_read_back(front: Front) -> None:
     assert list(front.frame().columns)[: len(leaderboard.COLUMNS)] == list(leaderboard.COLUMNS)
+
+
+def test_an_export_may_be_refit_once_more(front: Front, tmp_path: Path) -> None:
+    row = front.frame().query("name == 'front' and params_ratio < 0.9").iloc[0]
+    plain = autoprune.load(autoprune.export(front.folder, key=row["key"], to=tmp_path / "plain"))
+    again = autoprune.load(autoprune.export(front.folder, key=row["key"], to=tmp_path / "again", refit=True))
+    ours, theirs = plain.state_dict(), again.state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    moved = {n for n in ours if not ours[n].equal(theirs[n])}
+    assert "--refit" in (tmp_path / "again" / "README.md").read_text()
+    assert moved and all("proj" in n for n in moved)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from autoprune.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,15 @@ class Moments:
         mean = float(self.second.diagonal().mean())
         added = damping * mean if mean > 0 else 1.0
         return self.second + added * torch.eye(len(self.second), dtype=self.second.dtype), added
+
+
+@contextmanager
+def regular(damping: float) -> Iterator[None]:
+    """Say which setting helps when moments cannot be inverted: few tokens, or units that are never active."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise SettingError(
+            f"calibration.damping={damping:g} leaves moments that cannot be inverted; give a larger one (0.001 is the "
+            "default), or more calibration.tokens"
+        ) from error

@@ -10,6 +10,7 @@ from autoprune.models.base import Adapter
 from autoprune.pruning.calibration import Progress, Stream
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.ladders import OUTPUT, LadderFile
+from autoprune.pruning.moments import regular
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS
 
@@ -19,7 +20,7 @@ def build_nested(
 ) -> None:
     """Rank the units of every site on the dense model's moments and write the ladder file into `folder`."""
     file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
-    with torch.inference_mode():
+    with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):

@@ -12,20 +12,9 @@ from autoprune.models.base import Adapter, Weights
 from autoprune.pruning.calibration import Progress, Stream
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.ladders import OUTPUT, LadderFile, columns
-from autoprune.pruning.moments import Moments
+from autoprune.pruning.moments import Moments, regular
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
-
-
-def solve_kept(moments: Moments, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
-    """W_K = cross_K^T (second_KK)^-1, the least-squares output projection [out, kept] over the kept columns only.
-
-    Damping pulls the solution towards `weight` [out, d] (card A1, its last step; card A5).
-    """
-    second, added = moments.damped(damping)
-    wanted = moments.cross[kept] + added * weight.double().t()[kept]
-    solved = torch.cholesky_solve(wanted, torch.linalg.cholesky(second[kept][:, kept]))
-    return solved.t().to(weight.dtype)
 
 
 def build_refit(
@@ -34,7 +23,7 @@ def build_refit(
     """Rank, refit every option, and write the ladder file into `folder`; the full option stays the dense weights."""
     file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
     assert recipe.options is not None, "refit ladders need to know the options"
-    with torch.inference_mode():
+    with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
@@ -54,7 +43,7 @@ def refit_plan(adapter: Adapter, plan: Plan, recipe: LadderRecipe) -> FixedWeigh
     """The weights of one plan, refit once more in its own company: sublayer after sublayer brings the hidden states of
     the compressed model back towards the dense model's. Sublayers that keep everything are refit, too."""
     found: dict[tuple[int, Kind], Weights] = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for kind in KINDS:
@@ -81,25 +70,32 @@ class FixedWeights:
 
 
 class _Site:
-    """One sublayer with its moments: its order and its refit options."""
+    """One sublayer with its moments: its order and its refit options.
+
+    W_K = wanted_K^T (H_KK)^-1 is the least-squares output projection over the kept columns K only, with damping that
+    pulls it towards the dense one (card A1, its last step; card A5). Kept columns are prefixes of one order, so one
+    Cholesky factor holds the factors of all options.
+    """
 
     def __init__(
         self, adapter: Adapter, block: int, kind: Kind, moments: Moments, recipe: LadderRecipe
     ) -> None:
         self.units, self.dense = adapter.units(kind), adapter.weights(block, kind)
         self._setting, self._block, self._kind = adapter.unit_setting(kind), block, kind
-        self._moments, self._damping = moments, recipe.damping
         self._projection = self.dense[OUTPUT[kind]]
         self._size = self._projection.shape[1] // self.units.count
         second, added = moments.damped(recipe.damping)
         wanted = moments.cross + added * self._projection.double().t()
         best = torch.linalg.solve(second, wanted).t()  # what all columns together would be: ranked against it
         self.order = CRITERIA[recipe.criterion](second, best, self.units.count)
+        at = columns(self.order, self.units.count, self._size)
+        self._wanted, self._factor = wanted[at], torch.linalg.cholesky(second[at][:, at])
 
     def output(self, count: int) -> Tensor:
         """The refit output projection [out, count x size] of the first `count` units."""
-        kept = columns(self.order, count, self._size)
-        return solve_kept(self._moments, self._projection, kept, self._damping)
+        kept = count * self._size
+        solved = torch.cholesky_solve(self._wanted[:kept], self._factor[:kept, :kept])
+        return solved.t().to(self._projection.dtype)
 
     def weights(self, count: int) -> Weights:
         """All weights of the option that keeps `count` units."""

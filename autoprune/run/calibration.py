@@ -50,11 +50,6 @@ def recipe_of(cfg: DictConfig, shape: Shape, corpus: Corpus, part: SpacePart) ->
     )
 
 
-def calibration_tokens(cfg: DictConfig, corpus: Corpus) -> int:
-    """Tokens that calibration reads."""
-    return len(_windows(cfg, corpus)) * int(cfg.window)
-
-
 def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:
     """Windows of the calibration split, in an order that the seed decides; DataError when there are too few."""
     windows, wanted = corpus.windows(Split.CALIBRATION), cfg.calibration.tokens
@@ -97,8 +92,9 @@ def _plan_file(text: str, shape: Shape) -> Plan:
         plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except (SpaceError, UnicodeDecodeError) as error:
         raise SettingError(f"calibration.reference={text}: not a plan") from error
-    if plan.blocks != shape.blocks:
+    if plan.blocks != shape.blocks or any(g > shape.kv_groups or w > shape.ffn for g, w in plan.widths()):
         raise SettingError(
-            f"calibration.reference={text} is a plan of {plan.blocks} blocks; the model has {shape.blocks}"
+            f"calibration.reference={text} is a plan of another model; this one has {shape.blocks} blocks with up to "
+            f"{shape.kv_groups} KV groups and FFN width {shape.ffn}"
         )
     return plan

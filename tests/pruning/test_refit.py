@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autoprune.errors import SettingError
 from autoprune.models.llama import LlamaAdapter
 from autoprune.pruning.calibration import Stream
 from autoprune.pruning.ladders import OUTPUT, StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
-from autoprune.pruning.refit import refit_plan, solve_kept
+from autoprune.pruning.refit import refit_plan
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 from autoprune.supernet import Ladders, Supernet
 from tests import tiny
@@ -161,15 +162,25 @@ def test_statistics_do_not_depend_on_the_chunks(windows: Windows) -> None:
     )
 
 
-def test_damping_pulls_towards_the_dense_weights(windows: Windows) -> None:
-    adapter = LlamaAdapter(tiny.llama(noise=0.3))
-    with torch.inference_mode():
-        moments = Stream(adapter, windows, 4).moments(0, "ffn")
-    weight, kept = adapter.weights(0, "ffn")["down"], torch.arange(16)
-    distance = [
-        float((solve_kept(moments, weight, kept, d) - weight[:, :16]).norm()) for d in (1e-6, 1e-1, 1e3)
-    ]
+def test_damping_pulls_towards_the_dense_weights(ladders_of: Build, windows: Windows) -> None:
+    model = tiny.llama(noise=0.3)
+    weight, distance = model.model.layers[0].mlp.down_proj.weight, []
+    for damping in (1e-6, 1e-1, 1e3):
+        ladders = ladders_of(model, windows, ladder="refit", damping=damping)
+        kept = ladders.order(0, "ffn")[:16]
+        found = ladders.weights(0, sublayer("ffn", 16))["down"]
+        distance.append(float((found - weight[:, kept]).norm()))
     assert distance[0] > distance[1] > distance[2] and distance[2] < 1e-2 * float(weight.norm())
+
+
+@pytest.mark.parametrize("ladder", ["refit", "nested"])
+def test_moments_that_cannot_be_inverted_name_the_setting(
+    ladders_of: Build, windows: Windows, ladder: str
+) -> None:
+    model = tiny.llama()
+    model.model.layers[0].mlp.up_proj.weight[7] = 0  # a neuron that is never active
+    with pytest.raises(SettingError, match="calibration.damping=0 leaves moments that cannot be inverted"):
+        ladders_of(model, windows, ladder=ladder, damping=0.0)
 
 
 def test_units_that_are_never_active_are_no_problem(ladders_of: Build, windows: Windows) -> None:

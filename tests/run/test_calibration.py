@@ -1,0 +1,82 @@
+"""Calibration settings: each of them changes the recipe, or is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoprune.config import compose
+from autoprune.data import Corpus
+from autoprune.errors import DataError, SettingError
+from autoprune.objective import Split
+from autoprune.pruning.recipe import LadderRecipe
+from autoprune.run import calibration
+from autoprune.run.calibration import recipe_of
+from autoprune.shape import Shape
+from autoprune.space import Plan
+from search_spaces.structured import Structured
+
+SHAPE = Shape("llama", 2, 32, 4, 2, 8, 48, 256, True, norm_params=32)
+WINDOWS, WINDOW = 40, 16
+
+
+class Text:
+    """A calibration split of numbered windows."""
+
+    def windows(self, split: Split) -> Any:
+        assert split is Split.CALIBRATION
+        return np.arange(WINDOWS, dtype=np.int32).repeat(WINDOW).reshape(WINDOWS, WINDOW)
+
+
+def recipe(*settings: str) -> LadderRecipe:
+    cfg = compose(["model=none", f"window={WINDOW}", *settings])
+    text: Any = Text()
+    corpus: Corpus = text
+    return recipe_of(cfg, SHAPE, corpus, Structured())
+
+
+def rows(found: LadderRecipe) -> list[int]:
+    return found.windows[:, 0].tolist()
+
+
+def test_a_seed_draws_other_windows_and_none_twice() -> None:
+    first = rows(recipe("calibration.tokens=320"))
+    other = rows(recipe("calibration.tokens=320", "calibration.seed=1"))
+    assert len(set(first)) == len(set(other)) == 20 and set(first) != set(other)
+    assert rows(recipe("calibration.tokens=320")) == first
+
+
+def test_without_a_number_all_that_is_there_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(rows(recipe())) == WINDOWS
+    monkeypatch.setattr(calibration, "TOKENS", 5 * WINDOW)
+    assert len(rows(recipe())) == 5
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(DataError, match="calibration.tokens=6400 but the calibration split has 640 tokens"):
+        recipe("calibration.tokens=6400")
+
+
+def test_a_reference_is_dense_uniform_or_a_file(tmp_path: Path) -> None:
+    plan = Plan.of([(1, 24), (0, 48)])
+    (tmp_path / "autoprune_plan.json").write_text(plan.to_json())
+    assert recipe().reference is None
+    assert recipe(f"calibration.reference={tmp_path}").reference == plan
+    assert recipe(f"calibration.reference={tmp_path / 'autoprune_plan.json'}").reference == plan
+    half = recipe("calibration.reference=uniform@0.5").reference
+    assert half is not None and sum(w for _, w in half.widths()) < 2 * 48
+
+
+@pytest.mark.parametrize("blocks", [[(1, 24)], [(1, 24), (3, 48)], [(1, 24), (1, 64)]])
+def test_a_plan_of_another_model_is_refused(tmp_path: Path, blocks: list[tuple[int, int]]) -> None:
+    (tmp_path / "plan.json").write_text(Plan.of(blocks).to_json())
+    with pytest.raises(SettingError, match="is a plan of another model; this one has 2 blocks"):
+        recipe(f"calibration.reference={tmp_path / 'plan.json'}")
+
+
+def test_a_reference_needs_refit_ladders() -> None:
+    with pytest.raises(SettingError, match="needs calibration.ladder=refit"):
+        recipe("calibration.reference=uniform@0.5", "calibration.ladder=nested")

@@ -49,6 +49,11 @@ class Corpus:
         return len(self.windows(split))
 
 
+def corpus_name(data: str) -> str:
+    """What the setting `data` names: `auto` is the built-in corpus."""
+    return "docs" if data == "auto" else data
+
+
 def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
     """Resolve `data` (a built-in name, a text file, or a folder with train, valid and test files) and cut it.
 

@@ -138,7 +138,7 @@ def facts(path: Path) -> dict[str, Any]:
 def method(settings: Mapping[str, Any]) -> str:
     """The search's name, as leaderboards write it."""
     search = settings.get("search")
-    return str(search.get("_target_", "")).rsplit(".", 1)[-1].lower() if isinstance(search, dict) else ""
+    return str(search.get("_target_", "")).rsplit(".", 1)[-1].lower() if isinstance(search, Mapping) else ""
 
 
 def model_name(settings: Mapping[str, Any]) -> str:

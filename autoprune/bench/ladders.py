@@ -19,13 +19,13 @@ import numpy as np
 
 from autoprune.cache import Cache
 from autoprune.evaluation import Failure
-from autoprune.objective import Fidelity, Split
+from autoprune.objective import Split
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.pruning.refit import refit_plan
 from autoprune.run.calibration import recipe_of
-from autoprune.run.parts import Parts, open_parts
+from autoprune.run.parts import Parts, held_out, open_parts
 from autoprune.space import Plan
 from autoprune.supernet import Ladders, Supernet
 from autoprune.uniform import uniform_candidates
@@ -103,9 +103,8 @@ def _built(parts: Parts, recipe: LadderRecipe) -> tuple[StoredLadders, float]:
 
 
 def _kl(parts: Parts, ladders: Ladders, plan: Plan) -> float:
-    windows = min(int(parts.cfg.test_windows), parts.corpus.count(Split.TEST))
     evaluation = parts.evaluation(parts.evaluators, Supernet(parts.adapter, ladders))
-    outcome = evaluation.evaluate([plan], Fidelity(Split.TEST, (0, windows)))[0]
+    outcome = evaluation.evaluate([plan], held_out(parts.cfg, parts.corpus, Split.TEST))[0]
     return float("nan") if isinstance(outcome, Failure) else outcome.metrics["kl"]
 
 

@@ -90,15 +90,14 @@ def _rows(parts: Parts, options: argparse.Namespace, progress: Progress) -> list
 
 def _plans(parts: Parts, options: argparse.Namespace, work: Path) -> dict[str, Plan]:
     """The best uniform plan on selection, as in every run's leaderboard, and a searched one."""
-    from autoprune.objective import Fidelity, Split
+    from autoprune.objective import Split
+    from autoprune.run.parts import held_out
     from autoprune.uniform import uniform_candidates
 
     space = parts.space(None)
     plans = [space.decode(c) for c in uniform_candidates(space, RATIO)]
-    windows = min(int(parts.cfg.selection_windows), parts.corpus.count(Split.SELECTION))
-    scores: list[Any] = parts.evaluation(parts.evaluators).evaluate(
-        plans, Fidelity(Split.SELECTION, (0, windows))
-    )
+    selection = held_out(parts.cfg, parts.corpus, Split.SELECTION)
+    scores: list[Any] = parts.evaluation(parts.evaluators).evaluate(plans, selection)
     best = min(zip(scores, plans, strict=True), key=lambda pair: float(pair[0].metrics["kl"]))[1]
     found = {f"uniform@{RATIO:g}x": best}
     if options.tokens:

@@ -30,11 +30,16 @@ def read(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS)).astype({"key": object})
     try:
         frame = pd.read_csv(path, dtype={"key": str, "recovery": str})
-        numbers = [c for c in COLUMNS if c not in ("key", "recovery")]
-        frame[numbers] = frame[numbers].apply(pd.to_numeric)
-        return frame[list(COLUMNS)]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise LedgerError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if missing := [c for c in COLUMNS if c not in frame.columns]:
+        raise LedgerError(f"{path} has no column {missing[0]!r}")
+    numbers = [c for c in COLUMNS if c not in ("key", "recovery")]
+    try:
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    except ValueError as error:
+        raise LedgerError(f"{path} holds words among its numbers: {error}") from error
+    return frame[list(COLUMNS)]
 
 
 def beside(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from autoprune.data import corpus_name
 from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Split
 from autoprune.report import html, leaderboard
@@ -17,6 +18,7 @@ from autoprune.run.export import export_plan
 from autoprune.run.finals import Entry
 from autoprune.run.latency import origin
 from autoprune.run.recovery import recovery_of
+from autoprune.runs import method
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -60,7 +62,7 @@ def rows(
             "plan": entry.plan.to_json(),
         }
         found_by_search = entry.name == "front" or entry.name.startswith("target@")
-        row["method"] = _method(run) if found_by_search else entry.name.partition("@")[0]
+        row["method"] = method(run.cfg) if found_by_search else entry.name.partition("@")[0]
         row |= done if found_by_search else {"tokens": 0, "evaluations": 0}
         row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
@@ -106,19 +108,15 @@ def evaluated(ledger: Ledger, dense_params: float) -> pd.DataFrame:
     )
 
 
-def _method(run: Run) -> str:
-    return str(run.cfg.search["_target_"]).rsplit(".", 1)[-1].lower()
-
-
 def _facts(run: Run, ledger: Ledger) -> RunFacts:
     search, telemetry = _searched(ledger), ledger.telemetry()
     cfg = run.cfg
     counts = {s: run.parts.corpus.count(s) for s in Split if s is not Split.TRAIN}
     return RunFacts(
         model=str(cfg.model),
-        data="docs" if cfg.data == "auto" else str(cfg.data),
+        data=corpus_name(str(cfg.data)),
         data_digest=run.parts.corpus.digest,
-        method=_method(run),
+        method=method(cfg),
         seed=int(cfg.seed),
         tokens_search=ledger.tokens(),
         tokens_setup=_setup_tokens(run, search),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from autoprune.cache import Cache
-from autoprune.data import Corpus, open_corpus
+from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, LogitEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
-from autoprune.objective import Objective, cost_name
+from autoprune.objective import Fidelity, Objective, Split, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
@@ -106,8 +106,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=cfg.adapter is not None)
         adapter = adapter_for(loaded.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
-        data = "docs" if cfg.data == "auto" else str(cfg.data)
-        corpus = open_corpus(data, loaded.tokenizer, int(cfg.window), cache)
+        corpus = open_corpus(corpus_name(str(cfg.data)), loaded.tokenizer, int(cfg.window), cache)
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
     space_part = _space_part(cfg)
@@ -130,6 +129,11 @@ def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluato
         if metric not in provided:
             raise SettingError(f"objectives: no evaluator provides {metric!r}" + nearest(metric, provided))
     return tuple(Objective(metric) for metric in wanted)
+
+
+def held_out(cfg: DictConfig, corpus: Corpus, split: Split) -> Fidelity:
+    """The windows of *selection* or *test* that a run reports on: as many as the settings say, or all there are."""
+    return Fidelity(split, (0, min(int(cfg[f"{split.value}_windows"]), corpus.count(split))))
 
 
 def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEvaluator]:

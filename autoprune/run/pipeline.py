@@ -20,6 +20,7 @@ from autoprune.run.latency import latency_table, measure_entries
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
+    held_out,
     instantiate,
     objectives,
     open_parts,
@@ -239,7 +240,7 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
     scorer = finals.Scorer(_final_evaluation(run), ledger, space)
     picked = _finalists(run, ledger)
     uniform = finals.uniform_entries(space, list(cfg.uniform))
-    selection = _fidelity(run, Split.SELECTION, int(cfg.selection_windows))
+    selection = held_out(cfg, run.parts.corpus, Split.SELECTION)
     everyone = [space.dense, *picked, *(c for group in uniform.values() for c in group)]
     with run.progress.stage("finalists on selection") as step:
         selected = scorer.score(everyone, selection, step)
@@ -253,7 +254,7 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
     for target in run.targets if len(run.targets) > 1 else ():
         best = finals.best_of([c for c in picked if target.met(space.cost(c))], space, selected, quality)
         named += [(f"target@{target.name}", best)] if best is not None else []
-    test = _fidelity(run, Split.TEST, int(cfg.test_windows))
+    test = held_out(cfg, run.parts.corpus, Split.TEST)
     with run.progress.stage("front on test") as step:
         tested = scorer.score([c for _, c in named], test, step)
     return [_entry(space, name, candidate, selected, tested) for name, candidate in named]
@@ -276,10 +277,6 @@ def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any) 
     plan = space.decode(candidate)
     metrics = {Split.SELECTION.value: selected.get(plan.key, {}), Split.TEST.value: tested.get(plan.key, {})}
     return finals.Entry(name, plan, candidate, metrics)
-
-
-def _fidelity(run: Run, split: Split, windows: int) -> Fidelity:
-    return Fidelity(split, (0, min(windows, run.parts.corpus.count(split))))
 
 
 def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from autoprune.cache import Cache
-from autoprune.data import Corpus, open_corpus
+from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
 from autoprune.evaluation import Context
 from autoprune.models import adapter_for
@@ -115,8 +115,7 @@ def _setting(cfg: DictConfig, progress: Progress) -> Setting:
         teacher: Loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=own)
         adapter = adapter_for(teacher.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
-        data = "docs" if cfg.data == "auto" else str(cfg.data)
-        corpus = open_corpus(data, teacher.tokenizer, int(cfg.window), cache)
+        corpus = open_corpus(corpus_name(str(cfg.data)), teacher.tokenizer, int(cfg.window), cache)
     evaluators = [instantiate(cfg.evaluator[name]) for name in cfg.evaluator]
     context = Context(dense_logits(adapter), cache, f"{teacher.digest}-{corpus.digest}")
     for evaluator in evaluators:

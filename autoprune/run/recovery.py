@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autoprune.data import corpus_name
 from autoprune.errors import SettingError, StoppedError
 from autoprune.objective import Fidelity, Split
 from autoprune.recovery.distill import Distill, Distilled, Distiller
 from autoprune.recovery.lessons import Lessons, open_lessons
 from autoprune.recovery.scoring import Scoring
 from autoprune.recovery.state import FILE
-from autoprune.run.parts import instantiate
+from autoprune.run.parts import held_out, instantiate
 from autoprune.space import digest
 
 if TYPE_CHECKING:
@@ -119,20 +120,15 @@ def setting_of(parts: Parts, settings: Distill) -> Setting:
 
 def make_setting(cfg: DictConfig, loaded: Loaded, source: Any, evaluators: Any, settings: Distill) -> Setting:
     """From a configuration and bound evaluators; `source` has a corpus and a cache."""
-    corpus, window = source.corpus, int(cfg.window)
-    data = "docs" if cfg.data == "auto" else str(cfg.data)
-    lessons = open_lessons(corpus, data, loaded.tokenizer, window, source.cache)
+    corpus, data = source.corpus, corpus_name(str(cfg.data))
+    lessons = open_lessons(corpus, data, loaded.tokenizer, int(cfg.window), source.cache)
     lessons.check(settings.batch)
-
-    def fidelity(split: Split, windows: int) -> Fidelity:
-        return Fidelity(split, (0, min(windows, corpus.count(split))))
-
     return Setting(
         loaded,
         lessons,
         Scoring(corpus, evaluators, int(cfg.sequences)),
-        fidelity(Split.SELECTION, int(cfg.selection_windows)),
-        fidelity(Split.TEST, int(cfg.test_windows)),
+        held_out(cfg, corpus, Split.SELECTION),
+        held_out(cfg, corpus, Split.TEST),
         settings,
         int(cfg.seed),
     )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from autoprune.errors import SettingError
 from autoprune.evaluation import Failure
-from autoprune.objective import Fidelity, Split
+from autoprune.objective import Split
 from autoprune.pruning.refit import FixedWeights, refit_plan
+from autoprune.run.parts import held_out
 from autoprune.space import Plan
 from autoprune.supernet import Ladders, Supernet
 
@@ -57,9 +58,7 @@ def refit_chosen(run: Run, plan: Plan) -> Refit:
 
 
 def _score(run: Run, ladders: Ladders, plan: Plan, split: Split) -> dict[str, float]:
-    wanted = int(run.cfg.selection_windows if split is Split.SELECTION else run.cfg.test_windows)
-    fidelity = Fidelity(split, (0, min(wanted, run.parts.corpus.count(split))))
-    parts = run.parts
+    parts, fidelity = run.parts, held_out(run.cfg, run.parts.corpus, split)
     supernet = Supernet(parts.adapter, ladders, int(run.cfg.memory_mb) << 20)
     outcome = parts.evaluation(parts.evaluators, supernet).evaluate([plan], fidelity)[0]
     if isinstance(outcome, Failure):

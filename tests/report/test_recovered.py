@@ -72,5 +72,5 @@ def test_a_leaderboard_written_before_recovery_existed_is_read(tmp_path: Path) -
 
 def test_a_file_that_is_not_ours_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / recovered.FILE).write_text("a,b\n1,2\n")
-    with pytest.raises(LedgerError, match=r"recovered\.csv cannot be read"):
+    with pytest.raises(LedgerError, match=r"recovered\.csv has no column 'key'"):
         recovered.read(tmp_path)

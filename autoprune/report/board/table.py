@@ -11,21 +11,16 @@ from typing import Any
 import pandas as pd
 
 from autoprune.errors import LedgerError
-from autoprune.report import leaderboard
+from autoprune.report import leaderboard, recovered
 from autoprune.report.rows import COLUMNS
 from autoprune.runs import Seen, data_name, find_runs, model_name
 
 STABLE = COLUMNS[: COLUMNS.index("name")]
 RUN = ("run", "model", "corpus", "space", "ladders", "criterion", "objectives", "constraints", "state")
-RECOVERED = (
-    *("recovered_from", "recovery", "recovery_steps", "recovery_tokens"),
-    *("kl_test_recovered", "perplexity_test_recovered"),
-)
+RECOVERED = ("recovered_from", *recovered.COLUMNS[1:])
 MARK = "non_dominated"
 OTHERS = tuple(c for c in COLUMNS if c not in (*STABLE, "plan"))
 ALL = (*STABLE, *RUN, MARK, "hypervolume", *RECOVERED, *OTHERS, "plan")
-RECOVERY_FILE = "recovered.csv"
-RECOVERY_COLUMNS = ("key", *RECOVERED[1:])
 UNRECOVERED = ("kl_fitness", "kl_selection", "kl_test", "perplexity_test")  # of the plan before its recovery
 TIMES = ("prefill_ms", "prefill_ratio", "decode_ms", "decode_ratio")
 
@@ -75,23 +70,12 @@ def _rows(run: Seen) -> pd.DataFrame:
 
 def _recovered(path: Path, frame: pd.DataFrame) -> list[pd.DataFrame]:
     """A row for every recovered checkpoint: the plan's costs, and never a number from before the recovery."""
-    file = path / RECOVERY_FILE
-    if not file.is_file():
+    found = recovered.read(path)
+    if not len(found):
         return []
-    try:
-        found = pd.read_csv(file, dtype={"key": str, "recovery": str})
-    except (ValueError, OSError) as error:
-        raise LedgerError(f"{file.name} cannot be read: {str(error).splitlines()[0]}") from error
-    missing = [c for c in RECOVERY_COLUMNS if c not in found.columns]
-    if missing:
-        raise LedgerError(f"{file.name} has no column {missing[0]!r}")
     plans = frame[frame["key"].isin(found["key"])].drop_duplicates("key")
     costs = plans.drop(columns=[c for c in (*UNRECOVERED, *TIMES) if c in plans.columns])
-    try:
-        numbers = {c: pd.to_numeric(found[c]) for c in RECOVERY_COLUMNS if c not in ("key", "recovery")}
-    except ValueError as error:
-        raise LedgerError(f"{file.name} holds words among its numbers: {error}") from error
-    merged = found.assign(**numbers)[list(RECOVERY_COLUMNS)].merge(costs, on="key", how="left")
+    merged = found.merge(costs, on="key", how="left")
     return [merged.assign(name="recovered", recovered_from=merged["key"])]
 
 

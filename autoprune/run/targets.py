@@ -92,7 +92,7 @@ class TargetsDriver:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        first = self._searcher(loosest(shared.targets), ())
+        first = self._searcher(loosest(shared.targets), (), shared.budget)
         several = getattr(first, "single_target", False)
         self.targets = shared.targets if several else (loosest(shared.targets),)
 
@@ -112,7 +112,7 @@ class TargetsDriver:
         return Phase(
             number=number,
             space=shared.space,
-            searcher=self._searcher(target, seeds),
+            searcher=self._searcher(target, seeds, self._share(number)),
             objectives=shared.objectives,
             constraints=target.constraints,
             budget=self._share(number),
@@ -131,7 +131,7 @@ class TargetsDriver:
             None if budget.seconds is None else budget.seconds / count,
         )
 
-    def _searcher(self, target: Target, first: tuple[Candidate, ...]) -> Searcher:
+    def _searcher(self, target: Target, first: tuple[Candidate, ...], budget: Budget) -> Searcher:
         shared = self._shared
         seeds = seed_candidates(shared.space, target.constraints, list(shared.ratios), shared.seed)
         return shared.make(
@@ -142,6 +142,8 @@ class TargetsDriver:
                 seed=shared.seed,
                 windows=shared.windows,
                 seeds=tuple(dict.fromkeys((*first, *seeds))),
+                tokens=budget.tokens,
+                window=shared.window,
             )
         )
 

@@ -14,7 +14,10 @@ from autoprune.space import Candidate, CostTable, OptionGene, Space
 
 @dataclass(frozen=True)
 class Problem:
-    """A search problem; `windows` is the number of fitness windows there are, `seeds` are plans worth starting from."""
+    """A search problem: `windows` fitness windows of `window` tokens each; `seeds` are plans worth starting from.
+
+    `tokens` is what the phase may spend, for methods that plan ahead; None when nothing limits it.
+    """
 
     space: Space
     objectives: tuple[Objective, ...]
@@ -22,6 +25,8 @@ class Problem:
     seed: int = 0
     windows: int = 1
     seeds: tuple[Candidate, ...] = ()
+    tokens: int | None = None
+    window: int = 1
 
     def sizes(self, method: str) -> np.ndarray:
         """Number of options of each gene; raises SettingError when `method` meets an array gene."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.bench import processes, small
+from autoprune.bench.table import parser, publish
 from autoprune.ledger import FILE, Ledger, holds_run
 
 SCORES = ("key", "kl_fitness", "kl_selection", "kl_test", "perplexity_test")
@@ -48,25 +48,18 @@ def main(args: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="autoprune-crash-") as work:
         outcomes = torture(Path(work), options.times, options.ray, options.each, options.seed)
     text = table(outcomes)
-    print(text)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "crash", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{text}\n", encoding="utf-8")
+    publish("crash", __doc__, args, text, options.to)
     if not all(o.same for o in outcomes):
         raise SystemExit(1)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench crash", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--times", type=int, default=100, help="how many kills")
-    parser.add_argument("--ray", type=int, default=10, help="how many of them on runs with executor=ray")
-    parser.add_argument("--each", type=int, default=5, help="kills of one run before it is left alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--to", default="results/bench/crash.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("crash", __doc__, model=False)
+    found.add_argument("--times", type=int, default=100, help="how many kills")
+    found.add_argument("--ray", type=int, default=10, help="how many of them on runs with executor=ray")
+    found.add_argument("--each", type=int, default=5, help="kills of one run before it is left alone")
+    found.add_argument("--seed", type=int, default=0, help="of the moments")
+    return found.parse_args(list(args))
 
 
 def torture(work: Path, times: int, ray: int, each: int, seed: int) -> list[Outcome]:

@@ -8,7 +8,6 @@ other's company, as `export.refit=true` does. Times are processor seconds of one
 from __future__ import annotations
 
 import argparse
-import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoprune.bench.table import parser, publish
 from autoprune.cache import Cache
 from autoprune.evaluation import Failure
 from autoprune.objective import Split
@@ -52,24 +52,15 @@ def main(args: Sequence[str]) -> None:
             for key, value in _seed(parts, recipe, options.ratios).items():
                 found.setdefault(key, []).append(value)
     table = _table(found, options.ratios)
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "ladders", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("ladders", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench ladders", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
-    parser.add_argument("--tokens", type=int, default=65536, help="calibration tokens")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5], help="block parameters to dense")
-    parser.add_argument("--to", default="results/bench/ladders.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("ladders", __doc__)
+    found.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
+    found.add_argument("--tokens", type=int, default=65536, help="calibration tokens")
+    found.add_argument("--ratios", type=float, nargs="+", default=[0.5], help="block parameters to dense")
+    return found.parse_args(list(args))
 
 
 def _seed(

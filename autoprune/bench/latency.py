@@ -7,11 +7,10 @@ one thread, in the checkpoint's dtype. The busy machine is refused, with exit co
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprune.bench.table import parser, publish
 from autoprune.config import compose
 from autoprune.progress import Progress
 
@@ -30,25 +29,18 @@ def main(args: Sequence[str]) -> None:
         parts = open_parts(compose(settings), progress)
         table = measured_table(parts, progress, options.plans)
     text = describe(table)
-    print(text)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "latency", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{text}\n", encoding="utf-8")
+    publish("latency", __doc__, args, text, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench latency", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument(
+    found = parser("latency", __doc__, model=False)
+    found.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
+    found.add_argument(
         "settings", nargs="*", metavar="key=value", help="further settings, e.g. latency.batch=4"
     )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--plans", type=int, default=32, help="held-out plans")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds of the measurement")
-    parser.add_argument("--to", default="results/bench/latency.md", help="the table")
-    return parser.parse_args(list(args))
+    found.add_argument("--plans", type=int, default=32, help="held-out plans")
+    found.add_argument("--rounds", type=int, default=21, help="rounds of the measurement")
+    return found.parse_args(list(args))
 
 
 def describe(table: LatencyTable) -> str:

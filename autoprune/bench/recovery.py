@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from autoprune.bench.table import parser, publish
 from autoprune.run.folder import write_json
 from autoprune.space import Plan, digest
 
@@ -48,27 +48,18 @@ def main(args: Sequence[str]) -> None:
         parts = open_parts(cfg, progress)
         rows = _rows(parts, options, progress)
     table = markdown(pd.DataFrame(rows))
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "recovery", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("recovery", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench recovery", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    parser.add_argument("--steps", type=int, help="of a recovery, instead of the default")
-    parser.add_argument("--tokens", type=float, default=5e5, help="of the search; 0 leaves it out")
-    parser.add_argument(
+    found = parser("recovery", __doc__)
+    found.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    found.add_argument("--steps", type=int, help="of a recovery, instead of the default")
+    found.add_argument("--tokens", type=float, default=5e5, help="of the search; 0 leaves it out")
+    found.add_argument(
         "--work", default="results/bench-recovery", help="where the search and states are kept"
     )
-    parser.add_argument("--to", default="results/bench/recovery.md", help="the table")
-    return parser.parse_args(list(args))
+    return found.parse_args(list(args))
 
 
 def _rows(parts: Parts, options: argparse.Namespace, progress: Progress) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ interrupted benchmark goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from autoprune.api import resume, search
+from autoprune.bench.table import parser, publish
 from autoprune.front import Front
 from autoprune.ledger import FILE, Ledger
 
@@ -30,27 +30,18 @@ def main(args: Sequence[str]) -> None:
     options = _parse(args)
     rows = [row for seed in range(options.seeds) for row in _seed(options, seed)]
     table = markdown(pd.DataFrame(rows))
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "search", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("search", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench search", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    parser.add_argument("--single", type=float, default=2e6, help="tokens of an evopress run")
-    parser.add_argument("--front", type=float, default=4e6, help="tokens of an nsga2 run")
-    parser.add_argument("--ladder", default="refit", help="calibration.ladder: refit or nested")
-    parser.add_argument("--criterion", default="obs", help="calibration.criterion: obs or activation")
-    parser.add_argument("--work", default="results/bench-search", help="where the runs are kept")
-    parser.add_argument("--to", default="results/bench/search.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("search", __doc__)
+    found.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    found.add_argument("--single", type=float, default=2e6, help="tokens of an evopress run")
+    found.add_argument("--front", type=float, default=4e6, help="tokens of an nsga2 run")
+    found.add_argument("--ladder", default="refit", help="calibration.ladder: refit or nested")
+    found.add_argument("--criterion", default="obs", help="calibration.criterion: obs or activation")
+    found.add_argument("--work", default="results/bench-search", help="where the runs are kept")
+    return found.parse_args(list(args))
 
 
 def _seed(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:

@@ -8,14 +8,13 @@ interleaved. Also what switching plans costs.
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autoprune.bench.table import parser, publish
 from autoprune.evaluation import Evaluation
 from autoprune.objective import Fidelity, Result, Split, Status, parse_constraint
 from autoprune.run.parts import Parts, objectives, open_parts, search_evaluators
@@ -48,21 +47,12 @@ def main(args: Sequence[str]) -> None:
     lines = ["| batch | plans | block runs of naive | time of naive |", "|---|---|---|---|"]
     lines += [_line(name, groups, evaluation) for name, groups in batches.items()]
     table = "\n".join([*lines, "", _switching(parts, space, evaluation)])
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "sharing", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("sharing", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench sharing", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--to", default="results/bench/sharing.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("sharing", __doc__)
+    return found.parse_args(list(args))
 
 
 def sensitivity(space: Space) -> list[Plan]:

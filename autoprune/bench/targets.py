@@ -7,13 +7,13 @@ compared with dense in one interleaved measurement: ratios paired round by round
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from autoprune.api import load, resume, search
+from autoprune.bench.table import parser, publish
 from autoprune.front import Front
 from autoprune.ledger import FILE
 
@@ -25,24 +25,15 @@ def main(args: Sequence[str]) -> None:
     options = _parse(args)
     folders = {f"{metric} {bound}": _run(options, metric, bound) for metric, bound in TARGETS}
     table = _table(folders, options)
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "targets", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("targets", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench targets", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--tokens", type=float, default=1e6, help="tokens of each run")
-    parser.add_argument("--rounds", type=int, default=31, help="rounds of the measurement")
-    parser.add_argument("--work", default="results/bench-targets", help="where the runs are kept")
-    parser.add_argument("--to", default="results/bench/targets.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("targets", __doc__)
+    found.add_argument("--tokens", type=float, default=1e6, help="tokens of each run")
+    found.add_argument("--rounds", type=int, default=31, help="rounds of the measurement")
+    found.add_argument("--work", default="results/bench-targets", help="where the runs are kept")
+    return found.parse_args(list(args))
 
 
 def _run(options: argparse.Namespace, metric: str, bound: str) -> Path:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from autoprune.bench import processes
 from autoprune.bench.crash import progress
 from autoprune.bench.sharing import searcher_of
+from autoprune.bench.table import parser, publish
 from autoprune.executors.base import Opened
 from autoprune.executors.ray import Ray
 from autoprune.executors.serial import Serial
@@ -69,22 +69,13 @@ def main(args: Sequence[str]) -> None:
     table = "\n".join(
         [*lines, "", f"Restart: {', '.join(restarts)} (load average {load:.1f}, {os.cpu_count()} cores)."]
     )
-    print(table)
-    target = Path(options.to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["autoprune", "bench", "workers", *args])
-    target.write_text(f"{__doc__}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")
+    publish("workers", __doc__, args, table, options.to)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench workers", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
-    parser.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
-    parser.add_argument("--methods", default=",".join(BATCHES), help="of the batches")
-    parser.add_argument("--to", default="results/bench/workers.md", help="the table")
-    return parser.parse_args(list(args))
+    found = parser("workers", __doc__)
+    found.add_argument("--methods", default=",".join(BATCHES), help="of the batches")
+    return found.parse_args(list(args))
 
 
 def _compared(parts: Parts, method: str) -> list[str]:

@@ -1,0 +1,29 @@
+"""What benchmarks share: how their arguments are read and their tables are published."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser(name: str, doc: str | None, model: bool = True) -> argparse.ArgumentParser:
+    """Arguments of `autoprune bench NAME`: `--to`, and with `model` also `--model` and `--data`."""
+    found = argparse.ArgumentParser(
+        prog=f"autoprune bench {name}", description=(doc or "").partition("\n")[0]
+    )
+    if model:
+        found.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
+        found.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
+    found.add_argument("--to", default=f"results/bench/{name}.md", help="the table")
+    return found
+
+
+def publish(name: str, doc: str | None, args: Sequence[str], table: str, to: str | Path) -> None:
+    """Print a table and write it under what it shows and the command that remakes it."""
+    print(table)
+    target = Path(to)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["autoprune", "bench", name, *args])
+    target.write_text(f"{doc}\nRemade by: `{command}`\n\n{table}\n", encoding="utf-8")

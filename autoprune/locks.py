@@ -1,4 +1,4 @@
-"""Locks on files, which end with the process that holds them, however it ends."""
+"""Locks on files and folders, which end with the process that holds them, however it ends."""
 
 from __future__ import annotations
 
@@ -8,44 +8,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MADE = os.O_RDWR | os.O_CREAT  # opens a file, and makes it when it is missing
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A handle of a file or folder; closing it ends its lock."""
+    handle = os.open(path, flags, 0o666)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int, shared: bool = False, wait: bool = True) -> bool:
+    """Lock what is open; False when another holds it and we do not wait. Raises OSError where there are no locks."""
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
 
 @contextmanager
 def locked(path: Path, shared: bool = False) -> Iterator[None]:
     """Hold a lock on `path` (made when it is missing), waiting for it; raises OSError where there are no locks."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with opened(path, MADE) as handle:
+        lock(handle, shared)
         yield
-    finally:
-        os.close(handle)
 
 
 def take(path: Path) -> int | None:
     """Lock `path` without waiting: a handle that keeps the lock until it is closed, None when another holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(path, MADE, 0o666)
+    ours = False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+        ours = lock(handle, wait=False)
+    finally:
+        if not ours:
+            os.close(handle)
+    return handle if ours else None
 
 
 def held(path: Path) -> bool:
-    """Whether a living process holds the lock on `path`."""
+    """Whether a living process holds the lock on `path`; where there are no locks, nobody can."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        with opened(path) as handle:
+            return not lock(handle, shared=True, wait=False)
     except OSError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks here: nobody can hold one
-        return False
-    finally:
-        os.close(handle)
-    return False

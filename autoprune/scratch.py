@@ -1,25 +1,14 @@
-"""Locks and scratch folders that the system frees when their owner dies, however it dies."""
+"""Scratch folders that are removed when their owner has died, however it died."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder; False when somebody else holds it. True where the file system knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+from autoprune.locks import lock, opened
 
 
 @contextmanager
@@ -28,36 +17,28 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     Folders of this prefix whose owners have died are removed first.
     """
-    with _alone(parent):
-        _sweep(parent, prefix)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        descriptor = os.open(folder, os.O_RDONLY)
-        try_lock(descriptor)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+    with ExitStack() as ours:
+        with _alone(parent):  # nobody sweeps meanwhile: a new folder is not locked at once
+            _sweep(parent, prefix)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            ours.enter_context(_alone(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Nobody else makes or sweeps scratch folders here meanwhile: a new one is not locked at once."""
-    descriptor = os.open(parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, if its file system knows locks."""
+    with opened(folder) as handle:
+        with suppress(OSError):
+            lock(handle)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(parent: Path, prefix: str) -> None:
     for folder in parent.glob(f"{prefix}*"):
-        with suppress(OSError):  # another user's, or just gone
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its owner lives
+        with suppress(OSError), opened(folder) as handle:  # another user's, just gone, or no locks to ask
+            if lock(handle, wait=False):  # its owner is dead
                 shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)

@@ -1,8 +1,10 @@
 """`autoprune bench crash`: searches killed with SIGKILL at random moments, resumed, and compared with one left alone.
 
 Each run starts with an empty artifact cache and is killed several times: its driver, or on Ray its driver or a
-worker; then it is left to finish. The same means: the ordered ledger, values per window included, and every score in
-the leaderboard are equal to the last bit. Drivers are copies of a process that has the libraries loaded.
+worker; then it is left to finish. Moments are drawn from what remains of the run, so that the kills of a run fall on
+all of it: before its first record, at any record, after the last one. The same means: the ordered ledger, values per
+window included, and every score in the leaderboard are equal to the last bit. Drivers are copies of a process that has
+the libraries loaded.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ SCORES = ("key", "kl_fitness", "kl_selection", "kl_test", "perplexity_test")
 PATIENCE = 600.0  # seconds for a run that is left alone
 PATIENCE_LEFT = 120.0  # seconds for the last of its processes to end
 BEFORE, AFTER = 0.15, 0.1  # shares of the moments before the first and after the last record
+LATER = 12.0  # at most so many records' time after a record: they come in bursts, a batch at a time
+OPENING = 0.5  # seconds in which a worker that has just started may be killed
+LAST = 0.9  # share of the search's records after which workers are left alone: they are about to go
+TABLES = ("results", "finals")  # of the ledger
 STAGES = ("setting up", "searching", "finalists", "writing")
 
 
@@ -83,11 +89,22 @@ def torture(work: Path, times: int, ray: int, each: int, seed: int) -> list[Outc
 
 @dataclass(frozen=True)
 class Pace:
-    """How an undisturbed run goes: seconds before its ledger is there and after its last record, and its records."""
+    """How an undisturbed run goes: seconds before its first record, for each, and after the last one; its records."""
 
     before: float
+    each: float
     after: float
+    searched: int  # records of the search
     records: int
+
+    def share(self, records: float) -> float:
+        """How far a run with so many records has come, 0 to 1."""
+        return BEFORE + (1 - BEFORE - AFTER) * records / self.records if records else 0.0
+
+
+def due(draw: random.Random, at: float, end: float, left: int) -> float:
+    """The first of `left` moments drawn evenly from what remains, from `at` to `end`."""
+    return at + (end - at) * float(1 - draw.random() ** (1 / left))
 
 
 def _pace(folder: Path, words: Sequence[str], reference: Any) -> Pace:
@@ -103,7 +120,9 @@ def _pace(folder: Path, words: Sequence[str], reference: Any) -> Pace:
         records = max(records, now)
     if result(run) != reference:
         raise RuntimeError("two runs that nobody disturbed differ")
-    return Pace(marks[0], time.monotonic() - started - marks[1], records)
+    first, last = marks
+    after = time.monotonic() - started - last
+    return Pace(first, (last - first) / records, after, progress(run, TABLES[:1]), records)
 
 
 class Hunt:
@@ -115,6 +134,7 @@ class Hunt:
         self._environment = {"AUTOPRUNE_CACHE": str(folder / "cache")}
         self._draw, self._pace = draw, pace
         self._ray = "executor=ray" in words
+        self._at = 0.0  # the share of the run at which it was last killed
         self._kills: list[tuple[str, str]] = []
         self._seen: set[int] = set()
 
@@ -140,10 +160,12 @@ class Hunt:
 
     def _hunted(self, pid: int, kills: int) -> int:
         """Kill a process or its workers until it has ended; its exit status."""
-        while len(self._kills) < kills:
-            prey = self._ray and len(self._kills) % 2 == 0  # every other kill is a worker's
-            approach = self._to_workers if prey else self._to_driver
-            if (status := approach(pid)) is not None:
+        last = self._pace.share(LAST * self._pace.searched)
+        while (left := kills - len(self._kills)) > 0:
+            at = max(self._at, self._pace.share(progress(self._run)))
+            prey = self._ray and len(self._kills) % 2 == 0 and at < last  # every other kill is a worker's
+            self._at = due(self._draw, at, last if prey else 1.0, left)
+            if (status := self._approach(pid, prey)) is not None:
                 return status
             below = processes.descendants(pid)
             self._seen |= set(below)
@@ -163,23 +185,20 @@ class Hunt:
             raise RuntimeError(f"a run hangs:\n{self._log.read_text()}")
         return status
 
-    def _to_workers(self, pid: int) -> int | None:
-        """Wait until there are workers, and a little more; the exit status if that is too late."""
-        while not processes.workers(pid):
+    def _approach(self, pid: int, prey: bool) -> int | None:
+        """Wait for the moment that was drawn, and for workers if they are the prey; the exit status if too late."""
+        pace, draw = self._pace, self._draw
+        while prey and not processes.workers(pid):
             if (status := processes.wait(pid, 0.2)) is not None:
                 return status
-        return processes.wait(pid, self._draw.uniform(0.0, 0.5))
-
-    def _to_driver(self, pid: int) -> int | None:
-        """Wait for a moment before the ledger is there, at some record, or after the last one."""
-        pace, moment = self._pace, self._draw.random()
-        if moment < BEFORE:
-            return processes.wait(pid, self._draw.uniform(0.0, pace.before))
-        records = pace.records if moment > 1 - AFTER else self._draw.randrange(pace.records)
-        while progress(self._run) < records:
+        if self._at < BEFORE:
+            return processes.wait(pid, draw.uniform(0, OPENING) if prey else self._at / BEFORE * pace.before)
+        rest = max(0.0, self._at - (1 - AFTER)) / AFTER
+        records = min(1.0, (self._at - BEFORE) / (1 - BEFORE - AFTER)) * pace.records
+        while progress(self._run) < int(records):
             if (status := processes.wait(pid, 0.001)) is not None:
                 return status
-        return processes.wait(pid, self._draw.uniform(0.0, pace.after if records == pace.records else 0.01))
+        return processes.wait(pid, rest * pace.after if rest else draw.uniform(0, LATER * pace.each))
 
 
 def _run_here(words: Sequence[str], cache: Path) -> None:
@@ -207,14 +226,13 @@ def result(run: Path) -> Any:
     return rows, pd.read_csv(run / "leaderboard.csv")[list(SCORES)].to_csv()
 
 
-def progress(run: Path) -> int:
+def progress(run: Path, tables: Sequence[str] = TABLES) -> int:
     """Results and held-out scores recorded so far."""
     path = run / FILE
     if not path.is_file():
         return 0
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as db:
-            tables = ("results", "finals")
             return sum(int(db.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables)
     except sqlite3.Error:  # the tables are not there yet
         return 0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from autoprune.disk import disk_full
 from autoprune.errors import LedgerError, SettingError, StoppedError
 from autoprune.ledger import FILE, Ledger, holds_run
+from autoprune.locks import lock
 from autoprune.runs import CONFIG, WORKING
-from autoprune.scratch import try_lock
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,7 +63,7 @@ def _marked(mark: Path) -> int:
             handle = os.open(mark, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise SettingError(f"{mark.parent} cannot be written: {error.strerror}") from error
-        if try_lock(handle):
+        if _ours(handle):
             with suppress(OSError):
                 if os.fstat(handle).st_ino == os.stat(mark).st_ino:
                     return handle  # else its holder removed it just now
@@ -71,6 +71,13 @@ def _marked(mark: Path) -> int:
         os.close(handle)
         time.sleep(0.02)  # who only asks whether it is held holds it for a moment
     raise LedgerError(f"{mark.parent} is being worked on by process {holder}; wait for it, or end it")
+
+
+def _ours(handle: int) -> bool:
+    """Whether we hold the lock now, or there are none on this file system."""
+    with suppress(OSError):
+        return lock(handle, wait=False)
+    return True
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,3 +30,20 @@ def test_a_different_end_is_seen(tmp_path: Path) -> None:
     said = crash.table([same, other])
     assert "| serial | driver | 2 | 0 | 1 | 0 | 1 |" in said
     assert "ended differently: 1." in said and "for more than 120 s: 1." in said
+
+
+def test_kills_fall_on_the_whole_of_a_run() -> None:
+    draw, found = random.Random(0), Counter[int]()
+    for _ in range(300):
+        at = 0.0
+        for left in range(10, 0, -1):
+            at = crash.due(draw, at, 1.0, left)
+            found[int(5 * at)] += 1
+    assert found.total() == 3000 and all(500 < found[part] < 700 for part in range(5)), found
+
+
+def test_a_run_that_came_further_than_meant_is_killed_in_what_remains() -> None:
+    draw, pace = random.Random(1), crash.Pace(before=1, each=0.1, after=1, searched=90, records=100)
+    assert (pace.share(0), pace.share(100)) == (0, 1 - crash.AFTER)
+    moments = [crash.due(draw, pace.share(50), 1.0, 5) for _ in range(100)]
+    assert min(moments) > pace.share(50) and len(set(moments)) == 100

@@ -17,7 +17,10 @@ from autoprune.space import Plan, Space
 class Searcher(Protocol):
     """Proposes candidates and learns from results; deterministic in (seed, tells).
 
-    One that works at one budget only may say so by `single_target = True`: of several targets each gets a phase.
+    One that works at one budget only may say so by `single_target = True`: of several targets each gets a phase. One
+    that must measure candidates beyond the constraints, as a sensitivity table does, says `probes = True`: all that it
+    proposes is evaluated, and what breaks a constraint is no finalist. One that knows which candidates deserve to be
+    finalists has `finalists()`, best first.
     """
 
     batch: int  # how many proposals the study asks for at a time: a search setting, never the worker count
@@ -251,6 +254,8 @@ class Study:
             self._memory[plan.key, recorded.result.proposal.fidelity] = recorded
 
     def _broken(self, proposal: Proposal) -> str | None:
+        if getattr(self.phase.searcher, "probes", False):
+            return None
         cost = self.phase.space.cost(proposal.candidate)
         for constraint in self.phase.constraints:
             if constraint.violation(cost):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from autoprune.evaluation import Evaluation, Failure
 from autoprune.ledger import Ledger
 from autoprune.objective import Fidelity, Objective, Split, non_dominated
 from autoprune.space import Candidate, Plan, Space
+from autoprune.study import Searcher
 from autoprune.uniform import uniform_candidates
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 Step = Callable[[int, int], None]
 CHUNK = 8  # plans scored per transaction group: what a crash may cost
 EXTRA = 8  # finalists by quality alone, when the front of the search is short
+NAMED = "finalists"  # in the event of a finished phase
 QUALITY = ("kl", "nll", "perplexity")
 
 
@@ -60,6 +63,19 @@ class Scorer:
                     known[plan.key] = dict(outcome.metrics)
             step(start + len(chunk), len(missing))
         return {key: known[key] for key in plans if key in known}
+
+
+def named(searcher: Searcher) -> dict[str, list[str]]:
+    """The finalists that a searcher names, for the event of its phase; empty when it leaves that to its results."""
+    choose = getattr(searcher, "finalists", None)
+    return {} if choose is None else {NAMED: [c.to_json() for c in choose()]}
+
+
+def chosen(events: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """The finalists that the phases' searchers named: of every phase the first, then of every phase the second, …"""
+    lists = [event.get(NAMED, []) for event in events]
+    texts = [text for row in zip_longest(*lists) for text in row if text is not None]
+    return [Candidate.from_json(text) for text in dict.fromkeys(texts)]
 
 
 def finalists(frame: pd.DataFrame, objectives: Sequence[Objective], limit: int) -> list[Candidate]:

@@ -211,7 +211,7 @@ def _search(
     while (phase := driver.next(ledger)) is not None:
         with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
             reason = Study(phase, ledger, executor, bar, adopted).run()
-        ledger.event(PHASE, number=phase.number, reason=reason)
+        ledger.event(PHASE, number=phase.number, reason=reason, **finals.named(phase.searcher))
     reason = ledger.events(PHASE)[-1]["reason"]
     ledger.event("searched", reason=reason, tokens=ledger.tokens())
     run.progress.say(f"search stopped on {reason} after {ledger.tokens():,} tokens")
@@ -261,8 +261,12 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
 
 
 def _finalists(run: Run, ledger: Ledger) -> list[Candidate]:
-    """Of every target its share, each once; dense has a row of its own."""
+    """What the searchers name, else of every target its share, each once; dense has a row of its own."""
     found, frame = {run.space.dense: None}, ledger.to_frame()
+    chosen = finals.chosen(ledger.events(PHASE))
+    if chosen:
+        fit = [c for c in chosen if any(t.met(run.space.cost(c)) for t in run.targets)]
+        return list(found | dict.fromkeys(fit))[1 : 1 + int(run.cfg.finalists)]
     for target in run.targets:
         share = max(1, int(run.cfg.finalists) // len(run.targets))
         found |= dict.fromkeys(finals.finalists(within(frame, target), run.objectives, share))

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.errors import SpaceError
 
@@ -178,6 +179,14 @@ class CostTable:
     def total(self, indices: Sequence[int]) -> float:
         """Cost of a candidate given as option indices; summed in gene order."""
         return self.base + sum(row[i] for row, i in zip(self.entries, indices, strict=True))
+
+    @cached_property
+    def steps(self) -> NDArray[np.float64]:
+        """`[gene, option]`: what the option costs more than the one below it; 0 at option 0 and beyond the last."""
+        steps = np.zeros((len(self.entries), max(map(len, self.entries), default=0) + 1))
+        for gene, row in enumerate(self.entries):
+            steps[gene, 1 : len(row)] = np.diff(row)
+        return steps
 
     @property
     def smallest(self) -> float:

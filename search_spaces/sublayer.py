@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.errors import InfeasibleError, SpaceError
 from autoprune.objective import Constraint
@@ -22,6 +21,7 @@ from autoprune.space import (
     SublayerPlan,
     digest,
 )
+from autoprune.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -111,66 +111,15 @@ class SublayerSpace:
         At most as many steps as there are options in the space.
         """
         self.check(constraints)
-        walk = _Walk(list(candidate.indices()), constraints, [self._tables[c.metric] for c in constraints])
-        lowered: list[int] = []
-        while broken := walk.broken():
-            useful = walk.useful(broken)
-            gene = int(useful[int(rng.integers(len(useful)))])
-            walk.move(gene, -1)
-            lowered.append(gene)
-        for gene in rng.permutation(lowered).tolist():
-            walk.move(gene, 1)
-            if walk.broken():
-                walk.move(gene, -1)
-        return Candidate(tuple(walk.values))
+        walk = Walk(candidate, constraints, [self._tables[c.metric] for c in constraints])
+        before = walk.values.copy()
+        walk.lower(rng)
+        walk.fill(before, rng)
+        return walk.candidate()
 
     def digest(self) -> str:
         """Identifies genes, options and the full plan."""
         return digest([(g.name, list(_options(g))) for g in self.genes], self.full.to_json())
-
-
-class _Walk:
-    """Option indices on their way down or up, with the constrained costs kept up to date step by step."""
-
-    def __init__(
-        self, values: list[int], constraints: Sequence[Constraint], tables: Sequence[CostTable]
-    ) -> None:
-        self.values = values
-        self._constraints = constraints
-        self._tables = tables
-        self._totals = [t.total(values) for t in tables]
-        # what lowering each gene by one option would save, per constraint
-        self._savings = [np.array([_saving(t, g, v) for g, v in enumerate(values)]) for t in tables]
-
-    def move(self, gene: int, step: int) -> None:
-        """Move one gene by one option up (1) or down (-1)."""
-        value = self.values[gene] = self.values[gene] + step
-        for number, table in enumerate(self._tables):
-            row = table.entries[gene]
-            self._totals[number] += row[value] - row[value - step]
-            self._savings[number][gene] = _saving(table, gene, value)
-
-    def broken(self) -> list[int]:
-        """Which constraints do not hold; sums are made afresh before saying that all do."""
-        found = self._violated()
-        if not found:
-            self._totals = [t.total(self.values) for t in self._tables]
-            found = self._violated()
-        return found
-
-    def _violated(self) -> list[int]:
-        pairs = zip(self._constraints, self._totals, strict=True)
-        return [i for i, (c, total) in enumerate(pairs) if c.violation({c.metric: total})]
-
-    def useful(self, broken: Sequence[int]) -> NDArray[np.intp]:
-        """Genes whose next lower option lessens a broken cost; else any that can be lowered at all."""
-        found = np.flatnonzero(np.max([self._savings[i] for i in broken], axis=0) > 0)
-        return found if len(found) else np.flatnonzero(self.values)
-
-
-def _saving(table: CostTable, gene: int, value: int) -> float:
-    row = table.entries[gene]
-    return row[value] - row[value - 1] if value else 0.0
 
 
 def _position(gene: Gene) -> int:

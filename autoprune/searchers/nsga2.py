@@ -12,6 +12,7 @@ from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
+from autoprune.walk import Walk
 
 BAD = 1e30  # objective value of a failed or infeasible candidate
 FLOOR = 1e-9  # below this a metric's logarithm says nothing
@@ -145,16 +146,10 @@ class NSGA2:
         return list(self._raise(candidate, rng).indices())
 
     def _raise(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
-        if self._table is None:
+        tables = [self.problem.space.cost_table(c.metric) for c in self.problem.constraints]
+        additive = [t for t in tables if t is not None]
+        if self._table is None or len(additive) < len(tables):
             return candidate
-        goal = self._smallest * self._table.dense
-        while self._table.total(candidate.indices()) < goal:
-            values = candidate.indices()
-            below = [g for g, v in enumerate(values) if v + 1 < self._sizes[g]]
-            gene = below[int(rng.integers(len(below)))]
-            raised = candidate.with_value(gene, values[gene] + 1)
-            cost = self.problem.space.cost(raised)
-            if any(c.violation(cost) for c in self.problem.constraints):
-                break
-            candidate = raised
-        return candidate
+        walk = Walk(candidate, self.problem.constraints, additive)
+        walk.fill(self._sizes - 1, rng, (self._table, self._smallest * self._table.dense))
+        return walk.candidate()

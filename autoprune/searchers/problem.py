@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Constraint, Fidelity, Objective, Result, Split
-from autoprune.space import Candidate, CostTable, OptionGene, Space
+from autoprune.space import Candidate, OptionGene, Space
+from autoprune.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -61,34 +62,27 @@ def fill(
     rng: np.random.Generator,
 ) -> Candidate:
     """Raise random genes among `genes`, one option at a time, while every constraint holds; bounded by the options."""
-    open_genes, cost = list(genes), space.cost(candidate)
+    values, sizes = (
+        list(candidate.indices()),
+        [len(g.options) for g in space.genes if isinstance(g, OptionGene)],
+    )
     tables = [space.cost_table(c.metric) for c in constraints]
-    while open_genes:
-        position = int(rng.integers(len(open_genes)))
-        gene = open_genes[position]
-        value, options = candidate.values[gene], space.genes[gene]
-        assert isinstance(options, OptionGene) and isinstance(value, int)
-        if value + 1 < len(options.options) and not _surely_broken(constraints, tables, cost, gene, value):
-            raised = candidate.with_value(gene, value + 1)
-            raised_cost = space.cost(raised)
-            if not any(c.violation(raised_cost) for c in constraints):
-                candidate, cost = raised, raised_cost
-                continue
-        open_genes.pop(position)
+    additive = [t for t in tables if t is not None]
+    if len(additive) == len(tables):
+        highest = np.array(values)
+        highest[list(genes)] = np.array(sizes)[list(genes)] - 1
+        walk = Walk(candidate, constraints, additive)
+        walk.fill(highest, rng)
+        return walk.candidate()
+    raisable = [g for g in genes if values[g] + 1 < sizes[g]]
+    while raisable:
+        gene = raisable[int(rng.integers(len(raisable)))]
+        cost = space.cost(candidate.with_value(gene, values[gene] + 1))
+        if any(c.violation(cost) for c in constraints):
+            raisable.remove(gene)
+            continue
+        values[gene] += 1
+        candidate = candidate.with_value(gene, values[gene])
+        if values[gene] + 1 == sizes[gene]:
+            raisable.remove(gene)
     return candidate
-
-
-def _surely_broken(
-    constraints: Sequence[Constraint],
-    tables: Sequence[CostTable | None],
-    cost: Mapping[str, float],
-    gene: int,
-    value: int,
-) -> bool:
-    """Whether the gene's next option breaks an additive cost; spares pricing the whole candidate."""
-    for constraint, table in zip(constraints, tables, strict=True):
-        if table is not None:
-            row, metric = table.entries[gene], constraint.metric
-            if constraint.violation({metric: cost[metric] + row[value + 1] - row[value]}):
-                return True
-    return False

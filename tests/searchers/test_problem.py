@@ -40,10 +40,14 @@ def test_fill_uses_what_room_there_is(bounds: dict[str, str], seed: int) -> None
 def test_fill_needs_no_tables() -> None:
     problem, plain = tabular_problem({"decode": "0.5x"}), structured_space()
     other = _NotAdditive(plain.genes, plain.full, plain.costs)
-    start = Candidate((0,) * len(plain.genes))
-    for seed in range(5):
-        found = [fill(s, start, range(8), problem.constraints, step_rng(seed, 1)) for s in (plain, other)]
-        assert found[0] == found[1] != start
+    start, (limit,) = Candidate((0,) * len(plain.genes)), problem.constraints
+    found = {fill(other, start, range(8), [limit], step_rng(seed, 1)) for seed in range(5)}
+    assert len(found) == 5
+    for full in found:
+        for gene, (value, last) in enumerate(zip(full.indices(), plain.dense.indices(), strict=True)):
+            raised = plain.cost(full.with_value(gene, min(value + 1, last)))
+            assert value == last or limit.violation(raised)
+        assert not limit.violation(plain.cost(full))
 
 
 def test_generators_differ_by_seed_and_step() -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.errors import SettingError
-from autoprune.objective import Fidelity, Proposal, Result, Split
-from autoprune.searchers.problem import Problem, fill, step_rng
+from autoprune.searchers.evolution import Evolution, Vary, changes, check_swaps
+from autoprune.searchers.problem import Problem, fill
 from autoprune.space import Candidate, OptionGene
 
-TRIES = 50
 EQUAL = 0.02  # options whose cost differs by less may be traded
 
 
-class EvoPress:
+class EvoPress(Evolution):
     """One elitist parent; offspring by level switches; survivors of each stage are scored on more windows.
 
     offspring: children a generation; survivors: how many pass each stage, the last one becomes the parent;
@@ -25,7 +23,7 @@ class EvoPress:
     objective besides the constraint is searched: quality at the budget.
     """
 
-    single_target = True  # of several targets each takes a phase of its own
+    method = "evopress"
 
     def __init__(
         self,
@@ -36,93 +34,20 @@ class EvoPress:
         swaps: int = 3,
         generations: int | None = None,
     ) -> None:
-        _check(problem, offspring, survivors, windows, swaps)
-        if generations is not None and generations < 1:
-            raise SettingError(f"search.generations={generations} must be at least 1, or null")
-        self.problem = problem
-        self.batch = offspring
-        self._sizes = problem.sizes("evopress")
-        self._survivors, self._windows, self._swaps = tuple(survivors), tuple(windows), swaps
-        self._generations = generations
+        super().__init__(problem, offspring, survivors, windows, generations)
+        check_swaps(swaps)
+        self._swaps = swaps
         self._partners = _partners(problem)
         self._unequal = _unequal(problem)
-        self._parents = list(problem.seeds)
-        self._next = 0
-        self._step = 0
-        self._generation = 0
-        self._stage = -1  # -1: choosing among the seeds
-        self._pool: list[Candidate] = self._start()
-        self._waiting = False
 
-    @property
-    def parent(self) -> Candidate:
-        """The best candidate so far."""
-        return self._parents[0]
-
-    @property
-    def finished(self) -> bool:
-        """True after the asked number of generations, or when the parent has no neighbour left."""
-        return not self._pool or (self._generations is not None and self._generation >= self._generations)
-
-    def ask(self, n: int) -> list[Proposal]:
-        """The whole pool of the current stage at once, whatever n is: a stage is ranked on the same windows."""
-        if self._waiting or self.finished:
-            return []
-        self._waiting = True
-        fidelity = self._fidelity()
-        proposals = [Proposal(self._next + i, c, fidelity) for i, c in enumerate(self._pool)]
-        self._next += len(proposals)
-        return proposals
-
-    def tell(self, results: Sequence[Result]) -> None:
-        """Keep the best of the stage; failures drop out, and a generation without survivors leaves the parent."""
-        self._waiting = False
-        ranked = sorted((self.problem.values(r)[0], i) for i, r in enumerate(results) if r.ok)
-        best = [results[i].proposal.candidate for _, i in ranked]
-        if self._stage < 0:
-            self._parents = best[:1] or self._pool[:1]
-            self._breed()
-            self._join()
-            return
-        self._pool = best[: self._survivors[self._stage]]
-        self._stage += 1
-        if self._stage == len(self._windows) or not self._pool:
-            self._parents = self._pool or self._parents
-            self._generation += 1
-            self._breed()
-        self._join()
-
-    def _join(self) -> None:
-        """The parent enters the last stage: it is replaced only by who beats it on the same windows."""
-        if self._pool and self._stage == len(self._windows) - 1 and self.parent not in self._pool:
-            self._pool.append(self.parent)
-
-    def _start(self) -> list[Candidate]:
-        rng = step_rng(self.problem.seed, 0)
-        seeds = self.problem.seeds or (self.problem.space.dense,)
-        repaired = [self.problem.space.repair(s, self.problem.constraints, rng) for s in seeds]
-        return list(dict.fromkeys(repaired))
-
-    def _breed(self) -> None:
-        self._stage = 0
-        self._pool = self._children(self._child) or self._children(self._across)
-
-    def _children(self, make: Callable[[np.random.Generator], Candidate | None]) -> list[Candidate]:
-        children: dict[Candidate, None] = {}
-        for _ in range(self.batch * TRIES):
-            self._step += 1
-            child = make(step_rng(self.problem.seed, self._step))
-            if child is not None and child != self.parent:
-                children.setdefault(child)
-            if len(children) == self.batch:
-                break
-        return list(children)
+    def variations(self) -> Sequence[Vary]:
+        """Level switches; across kinds where no site can trade within its own."""
+        return self._child, self._across
 
     def _child(self, rng: np.random.Generator) -> Candidate | None:
         """The parent after a few level switches, within the constraints; None when no switch was possible."""
         child = self.parent
-        count = min(rng.integers(1, self._swaps + 1), rng.integers(1, self._swaps + 1))
-        for _ in range(int(count)):
+        for _ in range(changes(rng, self._swaps)):
             exchange = self._unequal and rng.random() < 0.5
             child = self._exchange(child, rng) if exchange else self._switch(child, rng)
         if child == self.parent:
@@ -171,14 +96,6 @@ class EvoPress:
         values[raisable[int(rng.integers(len(raisable)))]] += 1
         return Candidate(tuple(values))
 
-    def _fidelity(self) -> Fidelity:
-        """Windows of the stage; which ones depends on seed, generation and stage only."""
-        count = self._windows[self._stage]  # choosing among the seeds, -1, is as careful as the last stage
-        slots = self.problem.windows // count
-        rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
-        start = int(rng.integers(slots)) * count
-        return Fidelity(Split.FITNESS, (start, start + count))
-
 
 def _partners(problem: Problem) -> list[list[int]]:
     """For each gene the genes it may trade an option with: those whose options cost the same, or of the same kind.
@@ -206,25 +123,3 @@ def _unequal(problem: Problem) -> bool:
         return True
     steps = [np.diff(row) for row in table.entries if len(row) > 1]
     return any(s.max() > (1 + 5 * EQUAL) * max(s.min(), 0.0) for s in steps)
-
-
-def _check(
-    problem: Problem, offspring: int, survivors: Sequence[int], windows: Sequence[int], swaps: int
-) -> None:
-    if not problem.constraints:
-        raise SettingError(
-            "search=evopress works at one budget: set for example constraints='{params: 0.6x}'"
-        )
-    if len(survivors) != len(windows) or not survivors or survivors[-1] != 1:
-        raise SettingError(
-            f"search.survivors={list(survivors)} and search.windows={list(windows)} need equal lengths, and a last "
-            "survivor of 1"
-        )
-    if list(survivors) != sorted(survivors, reverse=True) or survivors[0] > offspring or offspring < 1:
-        raise SettingError(
-            f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}"
-        )
-    if swaps < 1:
-        raise SettingError(f"search.swaps={swaps} must be at least 1")
-    for count in windows:
-        problem.fidelity(count, "search.windows")

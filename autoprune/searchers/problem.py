@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Constraint, Fidelity, Objective, Result, Split
-from autoprune.space import Candidate, OptionGene, Space
+from autoprune.space import Candidate, CostTable, OptionGene, Space
 from autoprune.walk import Walk
 
 
@@ -36,6 +36,25 @@ class Problem:
             raise SettingError(f"search={method} takes option genes only; the space holds array genes")
         return np.array([len(g.options) for g in genes if isinstance(g, OptionGene)])
 
+    def quality(self, method: str) -> Objective:
+        """The one objective that is not a cost; raises SettingError when `method` is asked for more than that and one
+        cost beside it."""
+        costs = self.space.cost(self.space.dense)
+        found = [o for o in self.objectives if o.metric not in costs]
+        if len(found) != 1 or len(self.objectives) > 2:
+            raise SettingError(
+                f"objectives=[{','.join(o.metric for o in self.objectives)}]: search={method} takes one quality, such as "
+                "kl, and at most one cost beside it; search=nsga2 takes any"
+            )
+        return found[0]
+
+    def bounded(self, method: str) -> None:
+        """Raise SettingError when there is no constraint, for a method that works at one budget."""
+        if not self.constraints:
+            raise SettingError(
+                f"search={method} works at one budget: set for example constraints='{{params: 0.6x}}'"
+            )
+
     def fidelity(self, windows: int, setting: str) -> Fidelity:
         """The first `windows` fitness windows; raises SettingError when there are not as many."""
         if not 1 <= windows <= self.windows:
@@ -43,6 +62,21 @@ class Problem:
                 f"{setting}={windows} is not between 1 and the {self.windows} fitness windows there are"
             )
         return Fidelity(Split.FITNESS, (0, windows))
+
+    def table(self, metric: str, method: str) -> CostTable:
+        """The additive table of a cost; raises SettingError for a cost that does not add up over genes."""
+        found = self.space.cost_table(metric)
+        if found is None:
+            raise SettingError(
+                f"search={method} needs costs that add up over sites, and {metric} does not; use search=evopress+ or nsga2"
+            )
+        return found
+
+    @staticmethod
+    def share(value: float, setting: str) -> None:
+        """Raise SettingError when a setting is not between 0 and 1."""
+        if not 0.0 <= value <= 1.0:
+            raise SettingError(f"{setting}={value} is not between 0 and 1")
 
     def values(self, result: Result) -> list[float]:
         """The objectives of a usable result, all to be minimised."""

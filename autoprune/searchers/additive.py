@@ -1,0 +1,145 @@
+"""What dp and milp share: one sensitivity table measured at the dense model, solved exactly, confirmed afresh."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from autoprune.errors import SettingError
+from autoprune.objective import Array, Constraint, Fidelity, Proposal, Result, Split
+from autoprune.searchers import sensitivity
+from autoprune.searchers.knapsack import Choice
+from autoprune.searchers.problem import Problem, step_rng
+from autoprune.space import Candidate, CostTable
+
+TRIES = 10  # perturbed tables for every near-optimum that is wanted
+
+Bounds = tuple[Constraint, ...]
+
+
+class Additive(ABC):
+    """Measures every option of every gene alone, then confirms what the sum of these effects calls best.
+
+    With constraints the optimum and near-optima of perturbed tables are confirmed; without any the optimum of every
+    budget is. Confirming uses windows that the table has not seen, so that nothing is chosen by the noise it was
+    found by.
+    """
+
+    method: str
+    batch = 1  # the whole table, or all that is to be confirmed, is asked for at once
+    probes = True  # what the dense model loses by one site alone is beyond any constraint
+
+    def __init__(
+        self,
+        problem: Problem,
+        windows: int,
+        confirm: int,
+        finalists: int,
+        spread: float,
+        budgets: int,
+        smallest: float,
+    ) -> None:
+        self.problem = problem
+        self._sizes = problem.sizes(self.method).tolist()
+        self._quality = problem.quality(self.method)
+        self._fidelity = problem.fidelity(windows, "search.windows")
+        problem.fidelity(windows + confirm, "search.windows + search.confirm")
+        self._afresh = Fidelity(Split.FITNESS, (windows, windows + confirm))
+        for name, value in (("finalists", finalists), ("budgets", budgets)):
+            if value < 1:
+                raise SettingError(f"search.{name}={value} must be at least 1")
+        if spread < 0.0:
+            raise SettingError(f"search.spread={spread} must not be negative")
+        problem.share(smallest, "search.smallest")
+        self._finalists, self._spread = finalists, spread
+        self._targets, self._tables = self._wanted(budgets, smallest)
+        self._base = problem.space.dense
+        self._varied = sensitivity.variations(self._base, self._sizes)
+        self._measured: dict[Candidate, Result] = {}
+        self._todo = [self._base, *(v.candidate for v in self._varied)]
+        self._next = 0
+        self._waiting = self._confirming = False
+
+    @abstractmethod
+    def solve(self, values: Sequence[Array], targets: Sequence[Bounds]) -> list[Choice | None]:
+        """The options of least summed value within each target's bounds; None where nothing fits."""
+
+    @property
+    def single_target(self) -> bool:
+        """With constraints it works at one budget; without any one table gives a front."""
+        return bool(self.problem.constraints)
+
+    def finalists(self) -> list[Candidate]:
+        """What was confirmed, best first."""
+        told = [r for r in self._measured.values() if r.ok and r.proposal.fidelity == self._afresh]
+        ranked = sorted(told, key=lambda r: self._quality.value(r.metrics))
+        return [r.proposal.candidate for r in ranked]
+
+    @property
+    def finished(self) -> bool:
+        """True when everything was confirmed."""
+        return not self._todo
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Everything of the present stage, whatever n is: plans that differ in one site share most of their work."""
+        if self._waiting or self.finished:
+            return []
+        self._waiting = True
+        fidelity = self._afresh if self._confirming else self._fidelity
+        proposals = [Proposal(self._next + i, c, fidelity) for i, c in enumerate(self._todo)]
+        self._next += len(proposals)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """What was not told is asked for again."""
+        self._waiting = False
+        for result in results:
+            self._measured[result.proposal.candidate] = result
+        self._todo = self._todo[len(results) :]
+        if not self._todo and not self._confirming:
+            self._confirming = True
+            self._todo = list(dict.fromkeys(self._solutions()))
+
+    def _solutions(self) -> Iterator[Candidate]:
+        base = self._measured[self._base]
+        results = [self._measured[v.candidate] for v in self._varied]
+        changes = sensitivity.changes(base, self._varied, results, self._quality) if base.ok else {}
+        table = sensitivity.effects(self._base, self._sizes, changes)
+        found = [Candidate(c) for c in self.solve(table, self._targets) if c is not None]
+        if not found:  # too much failed to tell what fits
+            rng = step_rng(self.problem.seed, 0)
+            seeds = self.problem.seeds or (self._base,)
+            found = [self.problem.space.repair(s, self.problem.constraints, rng) for s in seeds]
+        yield from found
+        if self.single_target:
+            yield from self._near(table, set(found))
+
+    def _near(self, table: Sequence[Array], found: set[Candidate]) -> Iterator[Candidate]:
+        """Optima of the table with every effect a little off, as measured effects are."""
+        for number in range(TRIES * self._finalists):
+            if len(found) >= self._finalists:
+                return
+            rng = step_rng(self.problem.seed, 1 + number)
+            shaken = [row * np.exp(self._spread * rng.standard_normal(len(row))) for row in table]
+            (choice,) = self.solve(shaken, self._targets)
+            if choice is not None and (candidate := Candidate(choice)) not in found:
+                found.add(candidate)
+                yield candidate
+
+    def _wanted(self, budgets: int, smallest: float) -> tuple[list[Bounds], tuple[CostTable, ...]]:
+        """The bounds of every target, and the tables of the bounded costs."""
+        if self.problem.constraints:
+            metrics = [c.metric for c in self.problem.constraints]
+            return [self.problem.constraints], tuple(self.problem.table(m, self.method) for m in metrics)
+        costs = [o.metric for o in self.problem.objectives if o != self._quality]
+        if not costs:
+            raise SettingError(
+                f"search={self.method} needs a constraint, or a cost among the objectives: "
+                f"objectives='[{self._quality.metric},params]'"
+            )
+        table = self.problem.table(costs[0], self.method)
+        low = max(smallest * table.dense, table.smallest)
+        bounds = np.linspace(low, table.dense, budgets, endpoint=False)
+        return [(Constraint(table.metric, float(b)),) for b in bounds], (table,)

@@ -20,13 +20,32 @@ from autoprune.objective import Fidelity, Proposal, Result, Split, Status, parse
 from autoprune.searchers.problem import Problem
 from autoprune.space import KINDS, Candidate, CostModel, CostTable, Plan, Space, plan_cost
 from autoprune.study import Job, Searcher
-from tests.tabular import KL, PARAMS, SHAPE, WINDOWS, Tabular, drive, failing, tabular_problem, trace
+from tests.tabular import (
+    DECODE,
+    KL,
+    NLL,
+    PARAMS,
+    SHAPE,
+    WINDOWS,
+    Tabular,
+    drive,
+    failing,
+    tabular_problem,
+    trace,
+)
 
 
 class SearcherContract:
-    """What a study relies on. `waits`: the searcher proposes nothing more before it is told."""
+    """What a study relies on. `waits`: the searcher proposes nothing more before it is told.
+
+    `least`: how many evaluations it makes at least before it is finished; `most_bounds`: how many constraints it takes;
+    `one_quality`: it takes one quality and at most one cost.
+    """
 
     waits = True
+    least = 120
+    most_bounds = 2
+    one_quality = False
 
     def make(self, problem: Problem, **settings: Any) -> Searcher:
         """The searcher with settings small enough for `WINDOWS` windows; `windows` may be overridden."""
@@ -60,7 +79,7 @@ class SearcherContract:
     def test_ids_count_up_from_zero(self, problem: Problem) -> None:
         done = drive(self.make(problem), Tabular(problem.space), 100)
         assert [r.proposal.id for r in done] == list(range(len(done)))
-        assert len(done) >= 100
+        assert len(done) >= min(100, self.least)
 
     def test_global_random_state_is_neither_read_nor_written(self, problem: Problem) -> None:
         random.seed(1)
@@ -78,11 +97,19 @@ class SearcherContract:
     )
     def test_proposals_decode_and_fit(self, bounds: dict[str, str]) -> None:
         problem = tabular_problem(bounds, (KL, PARAMS))
-        done = drive(self.make(problem), Tabular(problem.space), 120)
+        if len(bounds) > self.most_bounds:
+            with pytest.raises(SettingError, match="constraints: search=.* takes"):
+                self.make(problem)
+            return
+        searcher = self.make(problem)
+        done = drive(searcher, Tabular(problem.space), 120)
         for result in done:
-            cost = problem.space.cost(result.proposal.candidate)
             assert problem.space.decode(result.proposal.candidate).blocks == SHAPE.blocks
-            assert not [c for c in problem.constraints if c.violation(cost)], (result.proposal, cost)
+        fitting = getattr(searcher, "finalists", list)() or [r.proposal.candidate for r in done]
+        probing = getattr(searcher, "probes", False) and not searcher.finished
+        for candidate in () if probing else fitting:
+            cost = problem.space.cost(candidate)
+            assert not [c for c in problem.constraints if c.violation(cost)], (candidate, cost)
         assert len({r.proposal.candidate for r in done}) >= len(done) // 4, "hardly anything new is proposed"
 
     def test_asked_while_waiting(self, problem: Problem) -> None:
@@ -99,7 +126,7 @@ class SearcherContract:
     def test_failures_are_told_too(self, problem: Problem, period: int) -> None:
         evaluate = failing(Tabular(problem.space), lambda p: p.id % period == 0)
         done = drive(self.make(problem), evaluate, 120)
-        assert len(done) >= 120
+        assert len(done) >= self.least
         assert [r.proposal.id for r in done] == list(range(len(done)))
 
     def test_a_batch_cut_short_is_told(self, problem: Problem) -> None:
@@ -111,6 +138,25 @@ class SearcherContract:
             searcher.tell([evaluate(p) for p in asked[:part]])
         following = searcher.ask(searcher.batch)
         assert following and following[0].id == asked[-1].id + 1
+
+    def test_where_one_plan_fits_it_ends(self) -> None:
+        """No spinning where there is no neighbour; a method that looks beyond the bound ends too."""
+        problem = tabular_problem({"params": "0x"}, (KL, PARAMS))
+        searcher = self.make(problem)
+        done = drive(searcher, Tabular(problem.space), 1000)
+        assert 1 <= len(done) < 1000 and searcher.ask(searcher.batch) == []
+        fitting = {r.proposal.candidate for r in done if not r.metrics["params"]}
+        assert fitting == {Candidate((0,) * len(problem.space.genes))}
+        assert len(fitting) == len({r.proposal.candidate for r in done}) or getattr(searcher, "probes", False)
+
+    def test_more_objectives_than_it_takes_are_refused(self) -> None:
+        for objectives in ((KL, PARAMS, DECODE), (KL, NLL), (PARAMS,)):
+            problem = tabular_problem({"params": "0.6x"}, objectives)
+            if self.one_quality:
+                with pytest.raises(SettingError, match="takes one quality"):
+                    self.make(problem)
+            else:
+                assert self.make(problem).ask(8)
 
     def test_more_windows_than_there_are_refused(self, problem: Problem) -> None:
         with pytest.raises(SettingError, match=f"search.windows={WINDOWS + 1} .*{WINDOWS} fitness windows"):

@@ -1,4 +1,4 @@
-"""What searchers are tried on: a small structured space with an additive-pairwise loss, no model."""
+"""What searchers are tried on: a small structured space with a tabular loss, no model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from autoprune.objective import Objective, Proposal, Result, Status, parse_constraint
 from autoprune.run.seeds import seed_candidates
 from autoprune.searchers.problem import Problem
+from autoprune.searchers.tabular import WINDOWS, Tabular
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import Candidate, Space, SublayerPlan
+from autoprune.space import Space, SublayerPlan
 from autoprune.study import Searcher
 from search_spaces.structured import Structured
 from search_spaces.sublayer import SublayerSpace
@@ -20,8 +19,7 @@ from search_spaces.sublayer import SublayerSpace
 SHAPE = Shape(
     "llama", blocks=4, hidden=32, heads=8, kv_groups=4, head_dim=8, ffn=64, vocabulary=100, tied=True
 )
-WINDOWS = 16
-KL, PARAMS = Objective("kl"), Objective("params")
+KL, NLL, PARAMS, DECODE = (Objective(m) for m in ("kl", "nll", "params", "decode"))
 
 Evaluate = Callable[[Proposal], Result]
 
@@ -46,28 +44,6 @@ class StepCosts:
 def structured_space(shape: Shape = SHAPE) -> SublayerSpace:
     """The structured space of a shape, with analytic costs and the synthetic decode time."""
     return Structured().build(shape, [AnalyticCosts(shape), StepCosts()])
-
-
-class Tabular:
-    """A loss over option genes: own effects plus effects of neighbours in depth; exact, and quick to compute."""
-
-    def __init__(self, space: Space, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        self._space = space
-        self._last = np.array([max(1, len(g.options) - 1) for g in space.genes])  # type: ignore[union-attr]
-        self._own = rng.lognormal(0.0, 1.2, len(self._last))
-        self._pair = rng.uniform(0.0, 0.3, max(0, len(self._last) - 1))
-
-    def loss(self, candidate: Candidate) -> float:
-        """0 for the dense candidate, larger where more is gone."""
-        lost = 1 - np.array(candidate.indices()) / self._last
-        return float(self._own @ lost**2 + self._pair @ (lost[1:] * lost[:-1]))
-
-    def __call__(self, proposal: Proposal) -> Result:
-        """A usable result with the loss as `kl` and all costs."""
-        metrics = {"kl": self.loss(proposal.candidate), **self._space.cost(proposal.candidate)}
-        windows = np.full(proposal.fidelity.count, metrics["kl"])
-        return Result(proposal, Status.OK, metrics, {"kl": windows})
 
 
 def tabular_problem(

@@ -14,6 +14,9 @@ BENCHMARKS = (
     "workers",
     "crash",
     "recovery",
+    "tabular",
+    "enumerate",
+    "searchers",
 )  # modules of this package with a `main(args)`
 
 

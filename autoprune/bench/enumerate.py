@@ -5,7 +5,6 @@ Writes the file that `autoprune.searchers.enumerated` reads; `autoprune bench ta
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.bench.table import parser
 from autoprune.evaluation import Failure
 from autoprune.objective import Fidelity, Split
 from autoprune.run.parts import objectives, open_parts, search_evaluators
@@ -27,7 +27,9 @@ KV_GROUPS, WIDTHS = (0, 2, 3), (0, 128, 256)
 
 def main(args: Sequence[str]) -> None:
     """Measure and write."""
-    options = _parse(args)
+    given = parser("enumerate", __doc__, model=False)
+    given.set_defaults(to=str(Path(enumerated.__file__).with_name(enumerated.FILE)))
+    options = given.parse_args(list(args))
     from autoprune.config import compose
     from autoprune.progress import Progress
 
@@ -56,15 +58,6 @@ def main(args: Sequence[str]) -> None:
     with target.open("wb") as file:
         np.savez_compressed(file, kl=np.array(rows, dtype=np.float16), about=np.array(json.dumps(about)))
     print(f"{len(rows)} plans, {target.stat().st_size} bytes in {target}")
-
-
-def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="autoprune bench enumerate", description=(__doc__ or "").splitlines()[0]
-    )
-    default = Path(enumerated.__file__).with_name(enumerated.FILE)
-    parser.add_argument("--to", default=str(default), help="the file")
-    return parser.parse_args(list(args))
 
 
 def _plans(blocks: int) -> Iterator[list[Plan]]:

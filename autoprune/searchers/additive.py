@@ -72,7 +72,9 @@ class Additive(ABC):
         return bool(self.problem.constraints)
 
     def finalists(self) -> list[Candidate]:
-        """What was confirmed, best first."""
+        """What was confirmed at a constraint, best first; of a front the results themselves say it."""
+        if not self.single_target:
+            return []
         told = [r for r in self._measured.values() if r.ok and r.proposal.fidelity == self._afresh]
         ranked = sorted(told, key=lambda r: self._quality.value(r.metrics))
         return [r.proposal.candidate for r in ranked]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,15 +137,20 @@ def _unit(table: CostTable) -> tuple[float, bool]:
     return max(abs(table.dense - table.base), 1e-300) * FINE, False
 
 
+def non_beaten(costs: NDArray[Any], values: Array, most: float) -> Ints:
+    """Indices of the pairs within `most` that no other beats in both, in order of rising cost and falling value."""
+    fits = np.flatnonzero(costs <= most)
+    order = fits[np.lexsort((values[fits], costs[fits]))]
+    ordered = values[order]
+    before = np.concatenate(([np.inf], np.minimum.accumulate(ordered)[:-1]))
+    return np.asarray(order[ordered < before])
+
+
 def _extend(layer: _Layer, options: Ints, values: Array, costs: Ints, capacity: int) -> _Layer:
     """States are the pairs of cost and value that no other pair beats in both."""
     cost = (layer.costs[None, :] + costs[:, None]).ravel()
     value = (layer.values[None, :] + values[:, None]).ravel()
-    fits = np.flatnonzero(cost <= capacity)
-    order = fits[np.lexsort((value[fits], cost[fits]))]
-    sorted_values = value[order]
-    before = np.concatenate(([np.inf], np.minimum.accumulate(sorted_values)[:-1]))
-    kept = order[sorted_values < before]
+    kept = non_beaten(cost, value, capacity)
     if len(kept) > STATES:  # values fall along the front: the last of a bucket is its best
         buckets = cost[kept] * STATES // (capacity + 1)
         kept = kept[np.append(np.flatnonzero(np.diff(buckets)), len(kept) - 1)]

@@ -42,9 +42,10 @@ class Problem:
         costs = self.space.cost(self.space.dense)
         found = [o for o in self.objectives if o.metric not in costs]
         if len(found) != 1 or len(self.objectives) > 2:
+            named = ",".join(o.metric for o in self.objectives)
             raise SettingError(
-                f"objectives=[{','.join(o.metric for o in self.objectives)}]: search={method} takes one quality, such as "
-                "kl, and at most one cost beside it; search=nsga2 takes any"
+                f"objectives=[{named}]: search={method} takes one quality, such as kl, and at most one cost beside it; "
+                "search=nsga2 takes any"
             )
         return found[0]
 
@@ -68,7 +69,8 @@ class Problem:
         found = self.space.cost_table(metric)
         if found is None:
             raise SettingError(
-                f"search={method} needs costs that add up over sites, and {metric} does not; use search=evopress+ or nsga2"
+                f"search={method} needs costs that add up over sites, and {metric} does not; "
+                "search=evopress+ and nsga2 take any"
             )
         return found
 

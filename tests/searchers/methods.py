@@ -6,7 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from autoprune.searchers.dp import DP
 from autoprune.searchers.evopress import EvoPress
+from autoprune.searchers.evopress_plus import EvoPressPlus
+from autoprune.searchers.greedy import Greedy
+from autoprune.searchers.local import Local
+from autoprune.searchers.milp import MILP
 from autoprune.searchers.nsga2 import NSGA2
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
@@ -30,10 +35,40 @@ def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
     return EvoPress(problem, **settings)
 
 
+def make_evopress_plus(problem: Problem, **settings: Any) -> EvoPressPlus:
+    """Generations of 8, 3, 1 and the parent."""
+    settings = {"windows": (1, 2, 4), "survivors": (3, 2, 1), "offspring": 8, **settings}
+    return EvoPressPlus(problem, **settings)
+
+
+def make_dp(problem: Problem, **settings: Any) -> DP:
+    """Confirmed on 4 windows."""
+    return DP(problem, **{"windows": 2, "confirm": 4, **settings})
+
+
+def make_milp(problem: Problem, **settings: Any) -> MILP:
+    """Confirmed on 4 windows."""
+    return MILP(problem, **{"windows": 2, "confirm": 4, **settings})
+
+
+def make_local(problem: Problem, **settings: Any) -> Local:
+    """8 neighbours an ask."""
+    return Local(problem, **{"windows": 2, "batch": 8, **settings})
+
+
+def make_greedy(problem: Problem, **settings: Any) -> Greedy:
+    """Confirmed on 4 windows."""
+    return Greedy(problem, **{"windows": 2, "confirm": 4, **settings})
+
+
 METHODS: dict[str, Callable[..., Searcher]] = {
     "random": make_random,
     "nsga2": make_nsga2,
     "evopress": make_evopress,
+    "evopress+": make_evopress_plus,
+    "milp": make_milp,
+    "local": make_local,
+    "greedy": make_greedy,
 }
 
 

@@ -24,6 +24,8 @@ HALF = {"params": "0.5x"}
 
 
 class TestEvoPress(SearcherContract):
+    one_quality = True
+
     def make(self, problem: Problem, **settings: Any) -> EvoPress:
         return make_evopress(problem, **settings)
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -136,9 +138,23 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def method(settings: Mapping[str, Any]) -> str:
-    """The search's name, as leaderboards write it."""
+    """The search's name as it is chosen by, else that of its class."""
     search = settings.get("search")
-    return str(search.get("_target_", "")).rsplit(".", 1)[-1].lower() if isinstance(search, Mapping) else ""
+    target = str(search.get("_target_", "")) if isinstance(search, Mapping) else ""
+    return _searches().get(target, target.rsplit(".", 1)[-1].lower())
+
+
+@cache
+def _searches() -> dict[str, str]:
+    """The name of every configured search by its class."""
+    from autoprune.config import GROUPS
+
+    found = {}
+    for file in (files(GROUPS) / "search").iterdir():
+        if file.name.endswith(".yaml"):
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            found[first.removeprefix("_target_: ").strip()] = file.name.removesuffix(".yaml")
+    return found
 
 
 def model_name(settings: Mapping[str, Any]) -> str:

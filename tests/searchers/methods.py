@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.nsga2 import NSGA2
+from autoprune.searchers.nsga3 import NSGA3
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
 from autoprune.study import Searcher
@@ -24,6 +25,11 @@ def make_nsga2(problem: Problem, **settings: Any) -> NSGA2:
     return NSGA2(problem, **{"windows": 2, "population": 8, **settings})
 
 
+def make_nsga3(problem: Problem, **settings: Any) -> NSGA3:
+    """Generations of 8."""
+    return NSGA3(problem, **{"windows": 2, "population": 8, **settings})
+
+
 def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
     """Generations of 8, 3, 1 and the parent."""
     settings = {"windows": (1, 2, 4), "survivors": (3, 2, 1), "offspring": 8, **settings}
@@ -33,6 +39,7 @@ def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
 METHODS: dict[str, Callable[..., Searcher]] = {
     "random": make_random,
     "nsga2": make_nsga2,
+    "nsga3": make_nsga3,
     "evopress": make_evopress,
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, UnboundedError
 from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Objective, parse_constraint
 from autoprune.run.seeds import seed_candidates
@@ -104,14 +104,24 @@ class TargetsDriver:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        each = shared.targets
-        if not any(t.constraints for t in each):
-            each = stitched(shared.stitch, shared.objectives, shared.space) or each
-        first = self._searcher(loosest(each), (), shared.budget)
-        several = getattr(first, "single_target", False)
+        self.targets = self._targets()
         costs = shared.space.cost(shared.space.dense)
         self._quality = sorted(shared.objectives, key=lambda o: o.metric in costs)
-        self.targets = each if several else (loosest(shared.targets),)
+
+    def _targets(self) -> tuple[Target, ...]:
+        """One a phase; a method that needs a budget and has none gets stitched ones."""
+        all_at_once, shared = (loosest(self._shared.targets),), self._shared
+        bounded = bool(all_at_once[0].constraints)
+        instead = () if bounded else stitched(shared.stitch, shared.objectives, shared.space)
+        try:
+            first = self._searcher(all_at_once[0], (), shared.budget)
+        except UnboundedError:
+            if not instead:
+                raise
+            return instead
+        if not getattr(first, "single_target", False):
+            return all_at_once
+        return shared.targets if bounded else instead or all_at_once
 
     def next(self, ledger: Ledger) -> Phase | None:
         """The first phase that is not finished; what it holds already is replayed."""

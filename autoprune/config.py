@@ -60,6 +60,8 @@ class Config:
     out: str = "results/${now:%Y-%m-%d_%H-%M-%S}"
     objectives: list[str] = field(default_factory=lambda: ["kl", "params"])
     constraints: dict[str, Any] = field(default_factory=dict)
+    # share of the cost objective at which a method that works at one budget searches, for lack of constraints
+    targets: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     tokens: float = 1e6  # fitness tokens put through a model for candidates
     evaluations: int | None = None
     seconds: float | None = None
@@ -157,6 +159,8 @@ def validate(cfg: DictConfig) -> None:
     for ratio in cfg.uniform:
         if not 0 < ratio <= 1:
             raise SettingError(f"uniform holds {ratio}; each ratio must be above 0 and at most 1")
+    if not cfg.targets or len(set(cfg.targets)) < len(cfg.targets) or not all(0 < r < 1 for r in cfg.targets):
+        raise SettingError(f"targets={list(cfg.targets)}: name at least one ratio between 0 and 1, and each once")
     if cfg.latency.mode not in MODES:
         raise SettingError(f"latency.mode={cfg.latency.mode} is unknown" + nearest(cfg.latency.mode, MODES))
     _check_objectives(list(cfg.objectives))

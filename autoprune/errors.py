@@ -16,6 +16,10 @@ class SettingError(AutopruneError):
     """A setting has an unknown name or a value that is not allowed."""
 
 
+class UnboundedError(SettingError):
+    """A method that works at one budget was given none."""
+
+
 class SpaceError(AutopruneError):
     """A candidate or plan does not belong to the space, or the space cannot be built."""
 

@@ -20,7 +20,8 @@ class Searcher(Protocol):
     One that works at one budget only may say so by `single_target = True`: of several targets each gets a phase. One
     that must measure candidates beyond the constraints, as a sensitivity table does, says `probes = True`: all that it
     proposes is evaluated, and what breaks a constraint is no finalist. One that knows which candidates deserve to be
-    finalists has `finalists()`, best first.
+    finalists has `finalists()`, best first. One whose `ask` follows from seed and tells alone says `memoryless = True`:
+    it is replayed by telling only.
     """
 
     batch: int  # how many proposals the study asks for at a time: a search setting, never the worker count
@@ -153,13 +154,17 @@ class Study:
     def _replay(self) -> tuple[int, bool]:
         """Ask and tell again what the ledger holds; finish a batch that a crash cut off.
 
-        Returns the next batch number, and whether the budget had cut the last batch short.
+        A memoryless searcher is told all and asked for the last batch only, as a check. Returns the next batch
+        number, and whether the budget had cut the last batch short.
         """
         following, cut = 0, False
-        for number, asked in self.ledger.batches(self.phase.number):
-            recorded = self.ledger.proposals(self.phase.number, number)
-            again = self.phase.searcher.ask(asked)
-            self._check_replay(recorded, self._affordable(again), number)
+        batches = self.ledger.batches(self.phase.number)
+        memoryless = getattr(self.phase.searcher, "memoryless", False)
+        for number, asked in batches:
+            again = recorded = self.ledger.proposals(self.phase.number, number)
+            if not memoryless or number == batches[-1][0]:
+                again = self.phase.searcher.ask(asked)
+                self._check_replay(recorded, self._affordable(again), number)
             results = self._complete(number, recorded, self.ledger.results(self.phase.number, number))
             cut = len(recorded) < len(again)
             if not cut:

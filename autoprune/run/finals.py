@@ -79,20 +79,39 @@ def chosen(events: Sequence[Mapping[str, Any]]) -> list[Candidate]:
 
 
 def finalists(frame: pd.DataFrame, objectives: Sequence[Objective], limit: int) -> list[Candidate]:
-    """The search's non-dominated candidates on its largest fidelity, thinned evenly; best ones when these are few."""
+    """The non-dominated candidates of a search on its largest fidelity; best ones beside them when these are few.
+
+    Results are compared on the same windows only. A method that draws windows afresh has a front for each; those of
+    the latest windows come first, until there are `limit`. A single front is thinned evenly.
+    """
     usable = frame[frame["status"] == "ok"] if len(frame) else frame
     if not len(usable):
         return []
     windows = usable["stop"] - usable["start"]
-    usable = usable[windows == windows.max()].drop_duplicates("key", keep="last")
-    points = [[o.value(row) for o in objectives] for row in usable.to_dict("records")]
+    usable = usable[windows == windows.max()]
+    latest: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for row in reversed(usable.to_dict("records")):
+        latest.setdefault((row["start"], row["stop"]), []).append(row)
+    found: dict[Candidate, None] = {}
+    for rows in latest.values():
+        least = min(EXTRA, limit) - len(found)
+        for candidate in _best(rows, objectives, limit, least):
+            if len(found) < limit:
+                found.setdefault(candidate)
+    return list(found)
+
+
+def _best(
+    rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective], limit: int, least: int
+) -> list[Candidate]:
+    """The non-dominated of rows on the same windows, at least `least` where there are so many; best quality first."""
+    once = list({str(row["key"]): row for row in reversed(rows)}.values())
+    points = [[o.value(row) for o in objectives] for row in once]
     chosen = non_dominated(points)
-    chosen += [i for i in sorted(range(len(points)), key=lambda i: points[i][0]) if i not in chosen][
-        : max(0, EXTRA - len(chosen))
-    ]
-    chosen = thin(chosen, [p[-1] for p in points], limit)
-    texts = usable["candidate"].tolist()
-    return [Candidate.from_json(texts[i]) for i in chosen]
+    ranked = sorted(range(len(points)), key=lambda i: points[i][0])
+    chosen += [i for i in ranked if i not in chosen][: max(0, least - len(chosen))]
+    kept = thin(chosen, [p[-1] for p in points], limit)
+    return [Candidate.from_json(str(once[i]["candidate"])) for i in sorted(kept, key=lambda i: points[i][0])]
 
 
 def thin(indices: Sequence[int], position: Sequence[float], limit: int) -> list[int]:

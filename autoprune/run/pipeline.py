@@ -208,6 +208,8 @@ def _search(
     dense = dict(run.space.cost(run.space.dense))
     driver = _driver(run)
     executor.open(evaluation, spec_of(run.parts))
+    if len(driver.targets) > 1:
+        run.progress.say("one after the other: " + ", ".join(t.name for t in driver.targets))
     while (phase := driver.next(ledger)) is not None:
         with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
             reason = Study(phase, ledger, executor, bar, adopted).run()
@@ -230,6 +232,7 @@ def _driver(run: Run) -> TargetsDriver:
             seed=int(cfg.seed),
             ratios=tuple(cfg.uniform),
             make=lambda problem: instantiate(cfg.search, problem),
+            stitch=tuple(cfg.targets),
         )
     )
 
@@ -261,15 +264,21 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
 
 
 def _finalists(run: Run, ledger: Ledger) -> list[Candidate]:
-    """What the searchers name, else of every target its share, each once; dense has a row of its own."""
+    """What the searchers name, else of every phase its share, or of every target where one phase has them all.
+
+    Each once; dense has a row of its own.
+    """
     found, frame = {run.space.dense: None}, ledger.to_frame()
     chosen = finals.chosen(ledger.events(PHASE))
     if chosen:
         fit = [c for c in chosen if any(t.met(run.space.cost(c)) for t in run.targets)]
         return list(found | dict.fromkeys(fit))[1 : 1 + int(run.cfg.finalists)]
-    for target in run.targets:
-        share = max(1, int(run.cfg.finalists) // len(run.targets))
-        found |= dict.fromkeys(finals.finalists(within(frame, target), run.objectives, share))
+    fitting = within(frame, loosest(run.targets))
+    phases = [rows for _, rows in fitting.groupby("phase")] if len(fitting) else []
+    parts = phases if len(phases) > 1 else [within(frame, target) for target in run.targets]
+    for part in parts:
+        share = max(1, int(run.cfg.finalists) // len(parts))
+        found |= dict.fromkeys(finals.finalists(part, run.objectives, share))
     return list(found)[1:]
 
 

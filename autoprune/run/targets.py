@@ -1,4 +1,7 @@
-"""Several targets in one run: `constraints='{params: [0.7x, 0.5x]}'` is searched phase by phase, or all at once."""
+"""Several targets in one run: `constraints='{params: [0.7x, 0.5x]}'` is searched phase by phase, or all at once.
+
+A method that works at one budget gets targets even where there are no constraints: its front is stitched from theirs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, UnboundedError
 from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Objective, parse_constraint
 from autoprune.run.seeds import seed_candidates
@@ -63,6 +66,14 @@ def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...
     return tuple(found)
 
 
+def stitched(ratios: Sequence[float], objectives: Sequence[Objective], space: Space) -> tuple[Target, ...]:
+    """Targets of the cost objective (`params` when there is none), one a ratio; those that no plan meets are left out."""
+    dense = space.cost(space.dense)
+    metric = next((o.metric for o in objectives if o.metric in dense), "params")
+    least = space.cost(Candidate(tuple(0 for _ in space.genes)))[metric] / dense[metric]
+    return tuple(Target((parse_constraint(metric, f"{r:g}x", dense),)) for r in ratios if r >= least)
+
+
 def loosest(targets: Sequence[Target]) -> Target:
     """The largest bound of each metric: what meets any target meets it."""
     by_metric = zip(*(t.constraints for t in targets), strict=True)
@@ -82,6 +93,7 @@ class Shared:
     seed: int
     ratios: tuple[float, ...]  # of uniform plans to start from
     make: Callable[[Problem], Searcher]
+    stitch: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # ratios to search one by one, for lack of bounds
 
 
 class TargetsDriver:
@@ -92,9 +104,24 @@ class TargetsDriver:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        first = self._searcher(loosest(shared.targets), (), shared.budget)
-        several = getattr(first, "single_target", False)
-        self.targets = shared.targets if several else (loosest(shared.targets),)
+        self.targets = self._targets()
+        costs = shared.space.cost(shared.space.dense)
+        self._quality = sorted(shared.objectives, key=lambda o: o.metric in costs)
+
+    def _targets(self) -> tuple[Target, ...]:
+        """One a phase; a method that needs a budget and has none gets stitched ones."""
+        all_at_once, shared = (loosest(self._shared.targets),), self._shared
+        bounded = bool(all_at_once[0].constraints)
+        instead = () if bounded else stitched(shared.stitch, shared.objectives, shared.space)
+        try:
+            first = self._searcher(all_at_once[0], (), shared.budget)
+        except UnboundedError:
+            if not instead:
+                raise
+            return instead
+        if not getattr(first, "single_target", False):
+            return all_at_once
+        return shared.targets if bounded else instead or all_at_once
 
     def next(self, ledger: Ledger) -> Phase | None:
         """The first phase that is not finished; what it holds already is replayed."""
@@ -105,7 +132,7 @@ class TargetsDriver:
         """A phase by number; without a ledger it starts from uniform plans only."""
         target, shared = self.targets[number], self._shared
         seeds: tuple[Candidate, ...] = ()
-        won = winner(ledger.to_frame(), number - 1, shared.objectives) if number and ledger else None
+        won = winner(ledger.to_frame(), number - 1, self._quality) if number and ledger else None
         if won is not None:
             rng = np.random.default_rng([shared.seed, number])
             seeds = (shared.space.repair(won, target.constraints, rng),)

@@ -20,7 +20,7 @@ class EvoPress(Evolution):
     windows: fitness windows of each stage, drawn afresh for every generation and stage; swaps: a child makes
     min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another by one of equal
     cost; generations: how many at most, null for as many as the tokens pay for. The parent joins the last stage. One
-    objective besides the constraint is searched: quality at the budget.
+    quality metric is searched: at the budget, or without constraints at each of the run's `targets`.
     """
 
     method = "evopress"

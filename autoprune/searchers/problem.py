@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, UnboundedError
 from autoprune.objective import Constraint, Fidelity, Objective, Result, Split
 from autoprune.space import Candidate, CostTable, OptionGene, Space
 from autoprune.walk import Walk
@@ -50,9 +50,9 @@ class Problem:
         return found[0]
 
     def bounded(self, method: str) -> None:
-        """Raise SettingError when there is no constraint, for a method that works at one budget."""
+        """Raise UnboundedError when there is no constraint, for a method that works at one budget."""
         if not self.constraints:
-            raise SettingError(
+            raise UnboundedError(
                 f"search={method} works at one budget: set for example constraints='{{params: 0.6x}}'"
             )
 

@@ -32,6 +32,21 @@ def test_one_budget_after_the_other(
     assert len(ledger.events("phase")) == 2
 
 
+def test_a_front_stitched_from_targets(
+    given: Any, tmp_path: Path, runs: SimpleNamespace, no_export: None
+) -> None:
+    """Without any constraint: one phase a ratio, and every phase has a point on the front."""
+    wanted = "targets=[0.9,0.7,0.5]"
+    found = given.search(tmp_path / "run", OFF, wanted, *EVOPRESS, search="evopress", tokens=12000)
+    ledger = Ledger.open(found.folder / FILE)
+    assert set(ledger.to_frame()["phase"]) == {0, 1, 2} and len(ledger.events("phase")) == 3
+    rows = found.frame()
+    sizes = rows[rows["name"] == "front"]["params_ratio"]
+    for low, high in ((0.7, 0.9), (0.5, 0.7), (0.0, 0.5)):
+        assert ((sizes > low) & (sizes <= high + 1e-9)).any(), sizes.tolist()
+    assert not rows["name"].str.startswith("target@").any()
+
+
 def test_all_budgets_at_once(given: Any, tmp_path: Path, no_export: None) -> None:
     bounds = {"params": ["0.8x", "0.5x"]}
     found = given.search(tmp_path / "run", OFF, constraints=bounds, tokens=8000)

@@ -163,6 +163,34 @@ def test_a_batch_that_the_budget_cut_short_stays_so(tmp_path: Path, name: str, b
     ledger.close()
 
 
+@pytest.mark.parametrize(("name", "asks"), [("tpe", 1), ("evopress", 10)])
+def test_the_memoryless_are_asked_for_the_last_batch_only(tmp_path: Path, name: str, asks: int) -> None:
+    path = tmp_path / "ledger.sqlite"
+    budget = Budget(evaluations=48)
+    whole(path, name, budget)
+    searcher, asked = SEARCHERS[name](), []
+    original = searcher.ask
+    searcher.ask = lambda n: asked.append(n) or original(n)  # type: ignore[method-assign,func-returns-value]
+    ledger = Ledger.open(path)
+    study(ledger, searcher, FakeExecutor(), budget)
+    assert len(asked) == asks if asks == 1 else len(asked) >= asks
+    ledger.close()
+
+
+def test_a_memoryless_searcher_that_diverges_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    rows = whole(path, "tpe", SMALL)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE results SET metrics = json_set(metrics, '$.kl', 1e9) WHERE id = 9")
+        last = max(row[1] for row in rows)
+        db.execute("UPDATE proposals SET candidate = '[0,0,0,0,0,0,0,0]' WHERE batch = ?", (last,))
+    db.close()
+    ledger = Ledger.open(path)
+    with pytest.raises(LedgerError, match="diverges at proposal"):
+        study(ledger, SEARCHERS["tpe"](), budget=SMALL)
+    ledger.close()
+
+
 class _Stuck(Scripted):
     def ask(self, n: int) -> list[Proposal]:
         self._batches = [some(2), some(2)]

@@ -94,6 +94,16 @@ def test_finalists_are_the_non_dominated_and_then_the_best() -> None:
     assert len(finalists(frame, OBJECTIVES, 5)) == 5
 
 
+def test_results_are_compared_on_the_same_windows_only_and_the_latest_come_first() -> None:
+    """A candidate that met easy windows long ago must not push out the winner of the last ones."""
+    lucky, won, second, older = candidates(4)
+    rows = [row(lucky, 0.001, start=0, stop=8), row(older, 0.9, start=8, stop=16)]
+    rows += [row(won, 0.5, start=16, stop=24), row(second, 0.7, start=16, stop=24)]
+    everyone = finalists(pd.DataFrame(rows), (KL,), 9)
+    assert everyone == [won, second, older, lucky]
+    assert finalists(pd.DataFrame(rows), (KL,), 1) == [won]
+
+
 def test_failures_repeats_and_nothing_at_all() -> None:
     a, b = candidates(2)
     rows = [row(a, 0.0, status="failed"), row(b, 0.5), row(b, 0.5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from autoprune.errors import InfeasibleError, SettingError
 from autoprune.ledger import Ledger
-from autoprune.run.targets import PHASE, Shared, TargetsDriver, loosest, read_targets, winner, within
+from autoprune.objective import Objective
+from autoprune.run.targets import PHASE, Shared, TargetsDriver, loosest, read_targets, stitched, winner, within
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.random import Random
 from autoprune.shape import AnalyticCosts
@@ -22,7 +24,12 @@ DENSE_COST = SPACE.cost(DENSE)
 THREE = {"params": ["0.8x", "0.6x", "0.4x"]}
 
 
-def shared(settings: dict[str, Any], searcher: str = "evopress", tokens: int = 99 * TOKENS) -> Shared:
+def shared(
+    settings: dict[str, Any],
+    searcher: str = "evopress",
+    tokens: int = 99 * TOKENS,
+    objectives: tuple[Objective, ...] = (KL, PARAMS),
+) -> Shared:
     """What a driver is given; EvoPress works at one budget, Random at any."""
     makes: dict[str, Any] = {
         "evopress": lambda problem: EvoPress(problem, 6, (2, 1), (1, 2)),
@@ -30,7 +37,7 @@ def shared(settings: dict[str, Any], searcher: str = "evopress", tokens: int = 9
     }
     return Shared(
         space=SPACE,
-        objectives=(KL, PARAMS),
+        objectives=objectives,
         targets=read_targets(settings, SPACE),
         budget=Budget(tokens, 100, 30.0),
         windows=8,
@@ -145,3 +152,47 @@ def test_a_run_killed_anywhere_ends_with_the_same_ledger(tmp_path: Path, evaluat
         run(TargetsDriver(shared(THREE)), cut, FakeExecutor(die_after=evaluations))
     run(TargetsDriver(shared(THREE)), cut, FakeExecutor())
     assert cut.ordered() == whole.ordered()
+
+
+def test_without_a_bound_a_front_is_stitched_from_targets(tmp_path: Path) -> None:
+    ledger, executor = create(tmp_path / "ledger.sqlite"), FakeExecutor()
+    driver = TargetsDriver(shared({}, tokens=300 * TOKENS))
+    assert [t.name for t in driver.targets] == [f"params={r}x" for r in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)]
+    run(driver, ledger, executor)
+    frame = ledger.to_frame()
+    frame = frame[frame["status"] == "ok"]
+    spent = frame.groupby("phase")["tokens"].sum()
+    assert list(spent.index) == list(range(6)) and spent.max() <= 51 * TOKENS and spent.min() > 0
+    for number in range(1, 6):
+        won = winner(ledger.to_frame(), number - 1, (KL,))
+        assert won is not None
+        first = SPACE.cost(ledger.proposals(number, 0)[0].candidate)["params"]
+        assert first <= min(SPACE.cost(won)["params"], (0.9 - 0.1 * number) * DENSE_COST["params"] + 1e-6)
+
+
+def test_the_cost_objective_is_stitched_and_what_no_plan_meets_left_out() -> None:
+    by_time = stitched((0.9, 0.5, 0.001), (KL, Objective("decode")), SPACE)
+    assert [t.name for t in by_time] == ["decode=0.9x", "decode=0.5x"]
+    assert [t.name for t in stitched((0.7,), (KL,), SPACE)] == ["params=0.7x"]
+    swapped = TargetsDriver(shared({}, objectives=(Objective("decode"), KL)))
+    assert swapped.targets[0].name == "decode=0.9x"
+
+
+def test_nothing_is_stitched_for_searchers_of_fronts_nor_where_there_is_a_bound() -> None:
+    assert [t.name for t in TargetsDriver(shared({}, "random")).targets] == [""]
+    assert [t.name for t in TargetsDriver(shared({"params": "0.7x"})).targets] == ["params=0.7x"]
+
+
+def test_targets_out_of_reach_are_refused_by_the_method() -> None:
+    given = replace(shared({}, objectives=(KL, Objective("decode"))), stitch=(0.001,))
+    with pytest.raises(SettingError, match="search=evopress works at one budget"):
+        TargetsDriver(given)
+
+
+def test_the_winner_is_the_one_of_best_quality_whatever_the_order_of_objectives(tmp_path: Path) -> None:
+    ledgers = []
+    for index, objectives in enumerate(((KL, PARAMS), (PARAMS, KL))):
+        ledger = create(tmp_path / f"{index}.sqlite")
+        run(TargetsDriver(shared(THREE, objectives=objectives)), ledger, FakeExecutor())
+        ledgers.append([row[3] for row in ledger.ordered()])
+    assert ledgers[0] == ledgers[1]

@@ -9,12 +9,16 @@ from typing import Any
 from autoprune.searchers.dp import DP
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.evopress_plus import EvoPressPlus
+from autoprune.searchers.gp import GP
 from autoprune.searchers.greedy import Greedy
 from autoprune.searchers.local import Local
 from autoprune.searchers.milp import MILP
 from autoprune.searchers.nsga2 import NSGA2
+from autoprune.searchers.nsga3 import NSGA3
+from autoprune.searchers.optuna_nsga2 import OptunaNSGA2
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
+from autoprune.searchers.tpe import TPE
 from autoprune.study import Searcher
 from tests.tabular import KL, PARAMS, tabular_problem, trace
 
@@ -27,6 +31,26 @@ def make_random(problem: Problem, **settings: Any) -> Random:
 def make_nsga2(problem: Problem, **settings: Any) -> NSGA2:
     """Generations of 8."""
     return NSGA2(problem, **{"windows": 2, "population": 8, **settings})
+
+
+def make_nsga3(problem: Problem, **settings: Any) -> NSGA3:
+    """Generations of 8."""
+    return NSGA3(problem, **{"windows": 2, "population": 8, **settings})
+
+
+def make_optuna_nsga2(problem: Problem, **settings: Any) -> OptunaNSGA2:
+    """Generations of 8."""
+    return OptunaNSGA2(problem, **{"windows": 2, "population": 8, **settings})
+
+
+def make_tpe(problem: Problem, **settings: Any) -> TPE:
+    """8 candidates an ask, few samples for each."""
+    return TPE(problem, **{"windows": 2, "batch": 8, "candidates": 4, **settings})
+
+
+def make_gp(problem: Problem, **settings: Any) -> GP:
+    """Models only what comes after the 147th: each suggestion takes half a second."""
+    return GP(problem, **{"windows": 2, "batch": 3, "startup": 147, **settings})
 
 
 def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
@@ -64,18 +88,23 @@ def make_greedy(problem: Problem, **settings: Any) -> Greedy:
 METHODS: dict[str, Callable[..., Searcher]] = {
     "random": make_random,
     "nsga2": make_nsga2,
+    "nsga3": make_nsga3,
+    "optuna_nsga2": make_optuna_nsga2,
+    "tpe": make_tpe,
+    "gp": make_gp,
     "evopress": make_evopress,
     "evopress+": make_evopress_plus,
     "milp": make_milp,
     "local": make_local,
     "greedy": make_greedy,
 }
+SHORT = {"gp": 150, "tpe": 150}  # evaluations, where 300 would take too long
 
 
 def digests() -> dict[str, str]:
     """What every method proposes, under two constraints."""
     problem = tabular_problem({"params": "0.7x", "decode": "0.6x"}, (KL, PARAMS))
-    return {name: trace(make(problem), problem, 300) for name, make in METHODS.items()}
+    return {name: trace(make(problem), problem, SHORT.get(name, 300)) for name, make in METHODS.items()}
 
 
 if __name__ == "__main__":

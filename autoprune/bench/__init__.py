@@ -14,6 +14,7 @@ BENCHMARKS = (
     "workers",
     "crash",
     "recovery",
+    "stage",
 )  # modules of this package with a `main(args)`
 
 

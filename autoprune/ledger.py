@@ -225,6 +225,15 @@ class Ledger:
         )
         return {key: self._json(payload)["metrics"] for key, payload in rows}
 
+    def final_values(self, fidelity: Fidelity) -> dict[str, dict[str, Array]]:
+        """Values of every window by plan key and metric on exactly these windows."""
+        rows = self._read(
+            "SELECT key, metrics, per_window FROM finals WHERE split = ? AND start = ? AND stop = ?",
+            (fidelity.split.value, *fidelity.windows),
+        )
+        named = {key: (self._json(payload)["columns"], _array(data)) for key, payload, data in rows}
+        return {k: dict(zip(n, a.reshape(len(n), -1), strict=True)) for k, (n, a) in named.items()}
+
     def final_windows(self) -> int:
         """Windows run on held-out splits, over all plans."""
         return int(self._read("SELECT COALESCE(SUM(stop - start), 0) FROM finals")[0][0])

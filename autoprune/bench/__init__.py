@@ -17,6 +17,7 @@ BENCHMARKS = (
     "tabular",
     "enumerate",
     "searchers",
+    "stage",
 )  # modules of this package with a `main(args)`
 
 

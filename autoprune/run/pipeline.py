@@ -69,12 +69,30 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
     path = Path(str(cfg.out)).absolute()
     folder.claim(path)
     with folder.at_work(path), folder.resumable(path), hosting(cfg, path) as executor:
-        return _start(cfg, path, command, progress, executor, adopt)
+        run, ledger = _begin(cfg, path, command, progress, adopt)
+        return _finish(run, ledger, executor, _adopted(adopt, run))
 
 
-def _start(
-    cfg: DictConfig, path: Path, command: str, progress: Progress, executor: Opened, adopt: Path | None
-) -> Path:
+def search_only(cfg: DictConfig, command: str, progress: Progress) -> Path:
+    """Begin a run in `cfg.out`, or go on with it, until its search ends; finalists and report are left to `resume`."""
+    path = Path(str(cfg.out)).absolute()
+    begun = holds_run(path / FILE)
+    if not begun:
+        folder.claim(path)
+    with folder.at_work(path), folder.resumable(path), hosting(cfg, path) as executor:
+        run, ledger = _reopen(path, cfg, progress) if begun else _begin(cfg, path, command, progress, None)
+        started = time.monotonic()
+        try:
+            _search(run, ledger, executor, {})
+        finally:
+            ledger.event("wall", seconds=time.monotonic() - started)
+            ledger.close()
+    return path
+
+
+def _begin(
+    cfg: DictConfig, path: Path, command: str, progress: Progress, adopt: Path | None
+) -> tuple[Run, Ledger]:
     run = _open(cfg, path, progress)
     _check_budget(run)
     seconds = _check_dense(run)
@@ -86,8 +104,15 @@ def _start(
     if run.table is not None:
         run.table.save(path / folder.LATENCY)
     origin = {} if adopt is None else {ADOPTS: str(adopt)}
-    ledger = Ledger.create(path / FILE, {**_identity(run), **origin})
-    return _finish(run, ledger, executor, _adopted(adopt, run))
+    return run, Ledger.create(path / FILE, {**_identity(run), **origin})
+
+
+def _reopen(path: Path, cfg: DictConfig, progress: Progress) -> tuple[Run, Ledger]:
+    ledger = folder.open_ledger(path)
+    run = _open(cfg, path, progress)
+    _check_identity(ledger, run)
+    ledger.event("resumed")
+    return run, ledger
 
 
 def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
@@ -96,10 +121,10 @@ def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
         ledger = folder.open_ledger(path)
         if ledger.events("finished"):
             raise SettingError(f"{path} is finished; nothing to resume (see `autoprune report {path}`)")
-        with hosting(cfg, path, searches=not ledger.events("searched")) as executor:
-            run = _open(cfg, path, progress)
-            _check_identity(ledger, run)
-            ledger.event("resumed")
+        searches = not ledger.events("searched")
+        ledger.close()
+        with hosting(cfg, path, searches=searches) as executor:
+            run, ledger = _reopen(path, cfg, progress)
             origin = Path(ledger.meta().get(ADOPTS, ""))
             adopted = _adopted(origin if holds_run(origin / FILE) else None, run)
             return _finish(run, ledger, executor, adopted)

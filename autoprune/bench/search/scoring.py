@@ -1,0 +1,129 @@
+"""Scores on *selection*, to choose, and on *test*, to report; every plan once, remembered beside the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from autoprune.bench.search.runs import Setting
+from autoprune.config import compose
+from autoprune.errors import LedgerError
+from autoprune.ledger import FILE, Ledger, holds_run
+from autoprune.objective import Array, Fidelity, Objective, Split
+from autoprune.progress import Progress
+from autoprune.run import finals
+from autoprune.run.parts import held_out, objectives, open_parts, search_evaluators
+from autoprune.run.targets import Target, read_targets, within
+from autoprune.space import Candidate
+from autoprune.uniform import uniform_candidates
+
+KL = "kl"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A plan that a run came to: its share of the dense block parameters and its test KL, window by window."""
+
+    key: str
+    ratio: float
+    selection: float
+    test: Array
+
+    @property
+    def kl(self) -> float:
+        """Mean test KL."""
+        return float(self.test.mean())
+
+
+class Scoring:
+    """One model, corpus and space, and what is known of its plans."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.cfg = compose(setting.overrides)
+        with Progress(quiet=True) as progress:
+            parts = open_parts(self.cfg, progress)
+        self._corpus = parts.corpus
+        self.space = parts.space(None)
+        self.objectives = objectives(self.cfg, self.space, parts.evaluators)
+        path = setting.folder / "scores" / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._ledger = Ledger.open(path) if holds_run(path) else Ledger.create(path, parts.digests)
+        self._digests = parts.digests
+        self.check(self._ledger)
+        evaluators = search_evaluators(parts, [Objective(KL)])
+        self._scorer = finals.Scorer(parts.evaluation(evaluators), self._ledger, self.space)
+        self._params = self.space.cost(self.space.dense)["params"]
+
+    def check(self, ledger: Ledger) -> None:
+        """Raise LedgerError when a ledger is of another model, corpus or ladders."""
+        stored = ledger.meta()
+        for name, value in self._digests.items():
+            if stored.get(name) != value:
+                raise LedgerError(
+                    f"{ledger.path}: its {name} is {stored.get(name)}, now it is {value}; remove it, or give "
+                    "another --work"
+                )
+
+    def targets(self, ratios: Sequence[float]) -> tuple[Target, ...]:
+        """Bounds on the block parameters; one that holds always when there are none."""
+        bounds = {"params": [f"{r:g}x" for r in ratios]} if ratios else {}
+        return read_targets(bounds, self.space)
+
+    def best(self, frame: pd.DataFrame, ratio: float, limit: int) -> Scored | None:
+        """The plan that a run with these results hands out for a budget: of its finalists the best on *selection*."""
+        picked = self._finalists(frame, (ratio,), limit)
+        selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
+        best = finals.best_of(picked, self.space, selected, KL)
+        return None if best is None else self._scored([best])[0]
+
+    def front(self, frame: pd.DataFrame, ratios: Sequence[float]) -> list[Scored]:
+        """The front that a run with these results hands out, chosen on *selection*."""
+        picked = self._finalists(frame, ratios, int(self.cfg.finalists))
+        selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
+        points = int(self.cfg.front_points)
+        return self._scored(finals.front_of(picked, self.space, selected, self.objectives, points))
+
+    def uniform(self, ratio: float) -> Scored | None:
+        """The uniform baseline: of its divisions the best on *selection*."""
+        offered = uniform_candidates(self.space, ratio)
+        selected = self._scorer.score(offered, self._windows(Split.SELECTION), _silent)
+        best = finals.best_of(offered, self.space, selected, KL)
+        return None if best is None else self._scored([best])[0]
+
+    def _finalists(self, frame: pd.DataFrame, ratios: Sequence[float], limit: int) -> list[Candidate]:
+        targets = self.targets(ratios)
+        share = max(1, limit // len(targets))
+        found: dict[Candidate, None] = {}
+        for target in targets:
+            found |= dict.fromkeys(finals.finalists(within(frame, target), self.objectives, share))
+        found.pop(self.space.dense, None)
+        return list(found)
+
+    def _scored(self, candidates: Sequence[Candidate]) -> list[Scored]:
+        test, selection = self._windows(Split.TEST), self._windows(Split.SELECTION)
+        self._scorer.score(candidates, test, _silent)
+        values, means = self._ledger.final_values(test), self._ledger.finals(selection)
+        found = []
+        for candidate in candidates:
+            key = self.space.decode(candidate).key
+            ratio = self.space.cost(candidate)["params"] / self._params
+            if key in values:
+                found.append(Scored(key, ratio, means[key][KL], np.array(values[key][KL])))
+        return found
+
+    def _windows(self, split: Split) -> Fidelity:
+        return held_out(self.cfg, self._corpus, split)
+
+
+def _silent(done: int, of: int) -> None:
+    """Nobody watches."""
+
+
+@lru_cache(maxsize=1)
+def scoring_of(setting: Setting) -> Scoring:
+    """One for all runs of a setting in this process."""
+    return Scoring(setting)

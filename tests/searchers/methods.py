@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from autoprune.searchers.auto import Auto
 from autoprune.searchers.dp import DP
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.evopress_plus import EvoPressPlus
@@ -85,8 +86,14 @@ def make_greedy(problem: Problem, **settings: Any) -> Greedy:
     return Greedy(problem, **{"windows": 2, "confirm": 4, **settings})
 
 
+def make_auto(problem: Problem, **settings: Any) -> Auto:
+    """Rounds of 8 moves."""
+    return Auto(problem, **{"candidates": 8, "racers": 2, **settings})
+
+
 METHODS: dict[str, Callable[..., Searcher]] = {
     "random": make_random,
+    "auto": make_auto,
     "nsga2": make_nsga2,
     "nsga3": make_nsga3,
     "optuna_nsga2": make_optuna_nsga2,

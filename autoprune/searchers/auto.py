@@ -1,0 +1,213 @@
+"""The flagship: a sensitivity table's exact optimum, then moves drawn from a shared model and raced in pairs.
+
+One flow for one budget and for a whole front: a front is a row of budgets, each with a champion of its own, that share
+the table, the windows and the model, and offer their champions to their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.objective import Array, Result
+from autoprune.searchers.anchors import Anchor, Limits, budgets
+from autoprune.searchers.problem import Problem, step_rng
+from autoprune.searchers.proposals import step_values
+from autoprune.searchers.race import Belief, Board, Rules, Windows, estimate, race
+from autoprune.searchers.script import Script, Scripted, Trial
+from autoprune.searchers.sensitivity import changes, effects, variations
+from autoprune.searchers.surrogate import Posterior, Spread, StepModel
+from autoprune.space import Candidate
+
+LOG = ("kl",)  # metrics that shrink towards 0: their gaps are logarithms of ratios
+OVERSTATED = 0.5  # a single-gene effect of the table is twice what the same step does in a pruned model
+PRIOR = (
+    0.4  # sd of a step's effect beyond what the table explains, in standard deviations of a gap on one window
+)
+SEEDS = 3  # suggested plans that a budget's additive optimum meets
+KEPT = 8  # finalists a budget
+TRIES = 3  # draws for every contender wanted
+
+
+class Auto(Scripted):
+    """Table, additive optimum of each budget, then rounds of model-drawn moves in paired races.
+
+    windows: fitness windows of the sensitivity table; candidates: moves a round, each first met on `first` windows;
+    racers: how many of them race on; chunk, z, cap: a race adds `chunk` windows until the leader's paired z passes `z`
+    or it met `cap` windows, twice as many after every round without a new champion, at most eight times; drop: paired z
+    at which a racer is given up against the leader; radius: steps a site may move in a round; caution: range of the
+    penalty on every step of a draw, in standard deviations of a gap on one window; reach: steps at which a
+    measurement counts 1/e as much; spacing: distance of a front's budgets as shares of dense; smallest: the least of
+    them.
+    """
+
+    batch = 64
+    probes = True  # the table is measured at the dense candidate
+
+    def __init__(
+        self,
+        problem: Problem,
+        windows: int = 1,
+        candidates: int = 24,
+        first: int = 1,
+        racers: int = 4,
+        chunk: int = 2,
+        cap: int = 4,
+        z: float = 2.0,
+        drop: float = 1.0,
+        radius: int = 1,
+        caution: Sequence[float] = (0.4, 2.0),
+        reach: float = 12.0,
+        spacing: float = 0.05,
+        smallest: float = 0.3,
+    ) -> None:
+        self._sizes = problem.sizes("auto")
+        self._quality = problem.quality("auto")
+        for name, value in (("windows", windows), ("first", first), ("chunk", chunk), ("cap", cap)):
+            problem.fidelity(value, f"search.{name}")
+        self._table_windows, self._count, self._first = windows, candidates, first
+        self._racers, self._rules, self._radius = racers, Rules(chunk, cap, z, drop), radius
+        self._caution = (float(caution[0]), float(caution[1]))
+        self._windows = Windows(problem.windows, problem.seed)
+        self._board = Board(self._quality, self._quality.metric in LOG)
+        self._model = StepModel(self._sizes.tolist(), reach)
+        self._spread = Spread()
+        self._effects: list[Array] = []
+        self._budgets = budgets(problem, self._quality, spacing, smallest)
+        self._anchors: list[Anchor] = []
+        self._round = 0
+        super().__init__(problem)
+
+    @property
+    def single_target(self) -> bool:
+        """With constraints it works at one budget; without any it searches a front."""
+        return bool(self.problem.constraints)
+
+    def finalists(self) -> list[Candidate]:
+        """The champion of every budget, then what each beat last."""
+        lists = [list(reversed(a.past))[:KEPT] for a in self._anchors]
+        depth = max(map(len, lists), default=0)
+        return list(dict.fromkeys(row[i] for i in range(depth) for row in lists if i < len(row)))
+
+    def script(self) -> Script:
+        """The whole search."""
+        yield from self._measure()
+        for limits in self._budgets:
+            yield from self._found(limits)
+        while True:
+            played = 0
+            for anchor in [*self._anchors, *self._anchors[-2:0:-1]]:  # down the budgets and up again
+                played += yield from self._play(anchor)
+            if not played:
+                return
+
+    def _measure(self) -> Script:
+        """The sensitivity table."""
+        dense, varied = self.problem.space.dense, variations(self.problem.space.dense, self._sizes.tolist())
+        fidelity = self._windows.fresh(self._table_windows)
+        results = yield [Trial(c, fidelity) for c in (dense, *(v.candidate for v in varied))]
+        measured = {}
+        if results and results[0].ok:
+            measured = changes(results[0], varied[: len(results) - 1], results[1:], self._quality)
+        self._effects = effects(dense, self._sizes.tolist(), measured)
+
+    def _found(self, limits: Limits) -> Script:
+        """Open a budget: the additive optimum, unless a plan that the problem suggests is better."""
+        space, rng = self.problem.space, step_rng(self.problem.seed, 0)
+        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, SEEDS))
+        offered = list(dict.fromkeys(c for c in suggested if c is not None))
+        offered = offered or [space.repair(space.dense, limits.constraints, rng)]
+        fidelity = self._windows.fresh(self._rules.chunk)
+        results = yield [Trial(c, fidelity) for c in offered]
+        self._board.add(results)
+        self._spread.gaps([self._board.gaps(c, offered[0]) for c in offered[1:]])
+        best = min(offered, key=self._board.level)
+        self._anchors.append(Anchor(limits, best))
+        self._anchors[-1].remember(best)
+
+    def _play(self, anchor: Anchor) -> Generator[list[Trial], Sequence[Result], bool]:
+        """One round at a budget; whether there was anything to try."""
+        self._round += 1
+        champion, rng = anchor.champion, step_rng(self.problem.seed, self._round)
+        posterior = self._model.posterior(champion, *self._prior(champion), self._spread.misfit)
+        contenders = self._contenders(anchor, posterior, rng)
+        if not contenders:
+            return False
+        steps = np.array([self._model.code(c) for c in contenders]) - self._model.code(champion)
+        beliefs = dict(zip(contenders, posterior.beliefs(steps, self._spread.misfit), strict=True))
+        fidelity = self._windows.fresh(self._first)
+        self._board.add((yield [Trial(c, fidelity) for c in (champion, *contenders)]))
+        racers = self._qualified(champion, beliefs)
+        rules = replace(self._rules, cap=min(self._rules.cap * anchor.patience, self.problem.windows))
+        verdict = yield from race(
+            self._board,
+            champion,
+            racers,
+            [beliefs[c] for c in racers],
+            self._spread.noise,
+            self._windows,
+            rules,
+        )
+        self._learn(champion, beliefs)
+        anchor.judge(verdict)
+        return True
+
+    def _prior(self, champion: Candidate) -> tuple[Array, Array]:
+        """Mean and sd of every step before any gap is measured: what the table says, at the champion's own level."""
+        known = [row[np.isfinite(row)] for row in self._effects]
+        worst = 2 * max((float(row.max()) for row in known), default=0.0)
+        mean = np.zeros((len(self._sizes), self._model.width - 1))
+        for gene, row in enumerate(self._effects):
+            mean[gene, : len(row) - 1] = np.diff(np.where(np.isfinite(row), row, worst))
+        level = self._board.level(champion)
+        if self._board.log and np.isfinite(level):
+            mean = mean / np.exp(level)
+        mean = OVERSTATED * mean.ravel()
+        return mean, PRIOR * self._spread.noise**0.5 + OVERSTATED * np.abs(mean)
+
+    def _contenders(self, anchor: Anchor, posterior: Posterior, rng: np.random.Generator) -> list[Candidate]:
+        """Draws of the model, each at its optimum near the champion, and what neighbours in budget offer."""
+        found = dict.fromkeys(self._neighbours(anchor, posterior))
+        for radius in range(self._radius, self._model.width):
+            drawn = posterior.draw(rng, TRIES * self._count)
+            for number, effect in enumerate((posterior.best, *drawn)):
+                caution = rng.uniform(*self._caution) * (number > 0) * self._spread.noise**0.5
+                values = step_values(effect, anchor.champion, self._sizes, radius, caution)
+                found.setdefault(anchor.limits.pick(values, rng))
+                if len(found) > self._count:
+                    break
+            fresh = [c for c in found if c is not None and self._open(c, anchor)]
+            if fresh:
+                return fresh[: self._count]
+        return []
+
+    def _neighbours(self, anchor: Anchor, posterior: Posterior) -> Iterator[Candidate | None]:
+        at = self._anchors.index(anchor)
+        for other in (at - 1, at + 1):
+            if 0 <= other < len(self._anchors):
+                values = step_values(
+                    posterior.best, self._anchors[other].champion, self._sizes, self._radius, 0.0
+                )
+                yield anchor.limits.pick(values, step_rng(self.problem.seed, self._round))
+
+    def _open(self, candidate: Candidate, anchor: Anchor) -> bool:
+        """Whether there is anything to learn about a candidate."""
+        enough = min(self._rules.cap, self.problem.windows)
+        return candidate != anchor.champion and len(self._board.gaps(candidate, anchor.champion)) < enough
+
+    def _qualified(self, champion: Candidate, beliefs: Mapping[Candidate, Belief]) -> list[Candidate]:
+        """The best contenders by belief and first windows."""
+        gaps = {c: self._board.gaps(c, champion) for c in beliefs}
+        rated = {c: estimate(gaps[c], b, self._spread.noise).gap for c, b in beliefs.items() if len(gaps[c])}
+        return sorted(rated, key=lambda c: rated[c])[: self._racers]
+
+    def _learn(self, champion: Candidate, beliefs: Mapping[Candidate, Belief]) -> None:
+        gaps = {c: g for c in beliefs if len(g := self._board.gaps(c, champion))}
+        self._spread.gaps(list(gaps.values()))
+        variances = [self._spread.noise / len(g) for g in gaps.values()]
+        misses = [float(g.mean()) - beliefs[c].gap for c, g in gaps.items()]
+        self._spread.residuals(misses, variances)
+        for (contender, measured), variance in zip(gaps.items(), variances, strict=True):
+            self._model.learn(champion, contender, float(measured.mean()), variance)

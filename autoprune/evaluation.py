@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus
-from autoprune.errors import AutopruneError, DataError, SpaceError
+from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.objective import Fidelity, Split
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
@@ -77,7 +77,10 @@ class Evaluation:
         evaluators: Sequence[LogitEvaluator],
         context: Context,
         sequences: int,
+        only: Split | None = None,
     ) -> None:
+        """`only`: the split it serves; None: any. A search gets one that serves *fitness* and nothing else."""
+        self.only = only
         self.supernet = supernet
         self.corpus = corpus
         self.evaluators = tuple(evaluators)
@@ -90,8 +93,13 @@ class Evaluation:
 
         Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
         memory changes the grouping. A plan that raises has its error as the reason and does not disturb the others;
-        what no plan can help (a full disk, missing windows) is raised.
+        what no plan can help (a full disk, missing windows, a split that it does not serve) is raised.
         """
+        if self.only is not None and fidelity.split is not self.only:
+            raise SettingError(
+                f"windows of split {fidelity.split.value} were asked of a search's evaluation; "
+                f"it serves split {self.only.value} only"
+            )
         try:
             return self._evaluate(plans, fidelity)
         except SpaceError as error:

@@ -84,12 +84,18 @@ class Parts:
         return Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
 
     def evaluation(
-        self, evaluators: Sequence[LogitEvaluator], supernet: Supernet | None = None
+        self,
+        evaluators: Sequence[LogitEvaluator],
+        supernet: Supernet | None = None,
+        only: Split | None = None,
     ) -> Evaluation:
-        """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another."""
+        """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another.
+
+        `only`: the one split that it serves.
+        """
         context = Context(dense_logits(self.adapter), self.cache, self.digest)
         chosen = self.supernet if supernet is None else supernet
-        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences))
+        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences), only)
 
     def space(self, table: LatencyTable | None) -> Space:
         """The search space, priced analytically and by the latency table where there is one."""
@@ -107,6 +113,8 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         adapter = adapter_for(loaded.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
         corpus = open_corpus(corpus_name(str(cfg.data)), loaded.tokenizer, int(cfg.window), cache)
+    if corpus.repeats:
+        progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
     space_part = _space_part(cfg)
@@ -140,6 +148,11 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEv
     """Only what the objectives need: a search does not pay for more."""
     metrics = {o.metric for o in wanted}
     return [e for e in parts.evaluators if metrics & set(e.metrics)]
+
+
+def search_evaluation(parts: Parts, wanted: Sequence[Objective]) -> Evaluation:
+    """What the objectives need, on *fitness* windows and no others."""
+    return parts.evaluation(search_evaluators(parts, wanted), only=Split.FITNESS)
 
 
 def _space_part(cfg: DictConfig) -> SpacePart:

@@ -24,7 +24,7 @@ from autoprune.run.parts import (
     instantiate,
     objectives,
     open_parts,
-    search_evaluators,
+    search_evaluation,
 )
 from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
@@ -181,7 +181,7 @@ def _check_budget(run: Run) -> None:
 
 def _check_dense(run: Run) -> float:
     with run.progress.stage("self-check"):
-        evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
+        evaluation = search_evaluation(run.parts, run.objectives)
         return check_dense(run.parts, evaluation, run.parts.corpus.count(Split.FITNESS))
 
 
@@ -229,7 +229,7 @@ def _search(
 ) -> None:
     if ledger.events("searched"):
         return
-    evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
+    evaluation = search_evaluation(run.parts, run.objectives)
     dense = dict(run.space.cost(run.space.dense))
     driver = _driver(run)
     executor.open(evaluation, spec_of(run.parts))

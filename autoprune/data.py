@@ -47,6 +47,11 @@ class Corpus:
         """All windows of a split, memory-mapped."""
         return np.load(self.folder / f"{split.value}.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
+    def text(self, split: Split) -> Tokens:
+        """The tokens of *selection* or *test* in the order of the text, as far as its windows go."""
+        windows = self.windows(split)
+        return np.asarray(windows)[np.argsort(_order(len(windows)))].reshape(-1)
+
     @property
     def repeats(self) -> int:
         """Windows that were left out because a more strictly held-out split has them too."""
@@ -198,7 +203,11 @@ def _cut(tokens: Tokens, window: int) -> Tokens:
 
 def _in_order(windows: Tokens) -> Tokens:
     """The frozen order: a permutation that depends on nothing but the number of windows."""
-    return windows[np.random.default_rng(0).permutation(len(windows))]
+    return windows[_order(len(windows))]
+
+
+def _order(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(count)
 
 
 def _disjoint(arrays: Mapping[Split, Tokens]) -> dict[Split, Tokens]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 from autoprune.cache import Cache
 from autoprune.data import Corpus
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
+from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
+from autoprune.shape import Shape
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
 
@@ -52,6 +54,11 @@ class Context:
     dense_logits: Callable[[Tensor], Tensor]  # [B, T] -> [B, T, V]
     cache: Cache
     digest: str  # of model and corpus
+    tokenizer: Any = None
+    corpus: Corpus | None = None
+    shape: Shape | None = None
+    sequences: int = 8  # rows in a micro-batch
+    window: int = 256
 
 
 class LogitEvaluator(Protocol):
@@ -65,6 +72,24 @@ class LogitEvaluator(Protocol):
 
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
         """Per metric one value for each sequence, fp64 [B]; logits [B, T, V]."""
+
+
+@runtime_checkable
+class FinalEvaluator(Protocol):
+    """An evaluator of finalists on items of its own: dearer than windows, and always *test*, so no search sees it."""
+
+    metrics: tuple[str, ...]
+    needs: Literal["plan", "supernet", "model"]
+    split: Literal[Split.TEST]
+
+    def bind(self, context: Context) -> None:
+        """Prepare for a model and corpus; called once."""
+
+    def price(self) -> int:
+        """Tokens put through a model for one plan."""
+
+    def evaluate(self, runner: Runner, plans: Sequence[Plan]) -> list[Scores | Failure]:
+        """Scores of each plan; `per_window` holds one value an item. One that needs a model is given one plan."""
 
 
 class Evaluation:
@@ -167,8 +192,15 @@ def summarise(columns: Mapping[str, list[Array]]) -> Scores:
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
     means = {metric: float(_mean(v)) for metric, v in per_window.items()}
     if "nll" in means:
-        means["perplexity"] = float(np.exp(min(means["nll"], 700.0)))
+        means["perplexity"] = exp(means["nll"])
+    if "bits" in means:
+        means["bits_per_byte"] = means["bits"] / means["bytes"]  # of sums: windows differ in bytes
     return Scores(means, per_window)
+
+
+def exp(nll: float) -> float:
+    """A perplexity, finite for any finite loss."""
+    return float(np.exp(min(nll, 700.0)))
 
 
 def _line(error: Exception) -> str:

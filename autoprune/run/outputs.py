@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops": "flops_ratio"}
 RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
+FURTHER = ("kl_full", "agreement", "bits_per_byte")  # metrics with a column where an evaluator gives them
 BEST_AT = 0.5  # params ratio of best/ when there are no constraints
 FACTS = "facts.json"
 NOTHING = "The search ended before it had evaluated a plan: the front is empty."
@@ -71,8 +72,17 @@ def rows(
         row["kl_selection"] = entry.metrics[Split.SELECTION.value].get("kl")
         row["kl_test"] = entry.metrics[Split.TEST.value].get("kl")
         row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")
+        row |= _further(entry)
         found.append(row)
-    return pd.DataFrame(found).reindex(columns=leaderboard.COLUMNS)
+    further = dict.fromkeys(m for entry in entries for m in _further(entry))
+    return pd.DataFrame(found).reindex(columns=[*leaderboard.COLUMNS, *further])
+
+
+def _further(entry: Entry) -> dict[str, float]:
+    """What further evaluators say: of the windows of *test*, and of items of their own."""
+    tested = entry.metrics[Split.TEST.value]
+    windows = {f"{m}_test": tested[m] for m in FURTHER if m in tested}
+    return {**windows, **entry.own}
 
 
 def _searched(ledger: Ledger) -> pd.DataFrame:

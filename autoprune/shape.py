@@ -104,7 +104,7 @@ class AnalyticCosts:
 
 
 def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
-    """FLOPs of one token after `context` others with a KV cache; 2 per multiply-add in matrix products, head included."""
+    """FLOPs of one token after `context` others, which are in the KV cache, counted as `AnalyticCosts` does."""
     costs = AnalyticCosts(shape, 1)
     total = costs.base["flops"]
     for at, sublayer in enumerate(plan.sublayers):

@@ -23,11 +23,12 @@ MEASURED = ("peak_bytes", "energy_joules")
 
 
 class Cost:
-    """`params_nonzero`, `disk_bytes`, `flops_prefill`, `flops_decode`, `kv_bytes_context`, `peak_bytes`, `energy_joules`.
+    """What each finalist costs once it is built: `params_nonzero`, `disk_bytes`, FLOPs by phase, memory, energy.
 
-    Of each finalist, built: parameters that are not zero, bytes of its weight files, FLOPs of a prompt of `context`
-    tokens and of one token after it, bytes of the KV cache then, the largest number of bytes in tensors (weights
-    included) while the prompt is read, and the energy that takes, left out where there is no counter (RAPL, NVML).
+    `disk_bytes` are those of its weight files, `flops_prefill` those of a prompt of `context` tokens, `flops_decode`
+    those of one token after it, `kv_bytes_context` the cache then, `peak_bytes` the most bytes in tensors (weights
+    included) while the prompt is read, `energy_joules` what that takes; left out where there is no counter (RAPL,
+    NVML).
 
     context: tokens of the prompt.
     """

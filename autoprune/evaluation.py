@@ -59,6 +59,7 @@ class Context:
     shape: Shape | None = None
     sequences: int = 8  # rows in a micro-batch
     window: int = 256
+    longest: int = 1 << 20  # tokens that the model can read
 
 
 class LogitEvaluator(Protocol):

@@ -43,6 +43,11 @@ class Rows:
     ids: Tensor
     scored: Tensor
 
+    @property
+    def inputs(self) -> Tensor:
+        """What a model reads, [B, T - 1]: the last token is only asked for."""
+        return self.ids[:, :-1]
+
     @staticmethod
     def of(tokens: Sequence[Sequence[int]], counts: Sequence[int]) -> Rows:
         """The last `counts[i]` tokens of each sequence are scored."""
@@ -57,9 +62,12 @@ class Rows:
 
 
 def log_likelihood(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Sum of the scored tokens' log-probabilities, fp64 [B], and whether all of them were the likeliest, bool [B]."""
+    """Sum of the scored tokens' log-probabilities, fp64 [B], and whether all of them were the likeliest, bool [B].
+
+    Logits [B, T - 1, V] are those of `rows.inputs`.
+    """
     at = rows.scored[:, 1:]
-    picked = logits[:, :-1][at]  # [N, V], row by row
+    picked = logits[at]  # [N, V], row by row
     targets = rows.ids[:, 1:][at]
     found = torch.gather(picked, -1, targets[:, None]).squeeze(-1) - torch.logsumexp(picked, dim=-1)
     owner = torch.arange(len(at))[:, None].expand_as(at)[at]

@@ -58,14 +58,16 @@ class SlidingPerplexity:
 
     def price(self) -> int:
         """Tokens put through a model for one plan."""
-        return sum(rows.ids.numel() for rows in self._rows)
+        return sum(rows.inputs.numel() for rows in self._rows)
 
     def evaluate(self, runner: Runner, plans: Sequence[Plan]) -> list[Scores | Failure]:
         """Mean over scored tokens; per window the mean of its own."""
         sums: list[list[Tensor]] = [[] for _ in plans]
         for rows in self._rows:
             runner.run(
-                plans, rows.ids, lambda i, logits, rows=rows: sums[i].append(log_likelihood(logits, rows)[0])
+                plans,
+                rows.inputs,
+                lambda i, logits, rows=rows: sums[i].append(log_likelihood(logits, rows)[0]),
             )  # type: ignore[misc]
         counts = torch.cat([rows.scored.sum(-1) for rows in self._rows]).double()
         return [
@@ -77,7 +79,7 @@ class SlidingPerplexity:
         finite = torch.isfinite(likelihoods)
         if not bool(finite.all()):
             at = int((~finite).nonzero()[0]) // len(self._rows[0].ids)
-            return Failure(f"nll_sliding is not finite{first_bad(runner, plan, self._rows[at].ids)}")
+            return Failure(f"nll_sliding is not finite{first_bad(runner, plan, self._rows[at].inputs)}")
         nll = float(-likelihoods.sum() / counts.sum())
         metrics = {"nll_sliding": nll, "perplexity_sliding": exp(nll)}
         return Scores(metrics, {"nll_sliding": (-likelihoods / counts).numpy()})

@@ -12,6 +12,7 @@ from autoprune.errors import AutopruneError
 from autoprune.evaluation import Failure, FinalEvaluator, Scores
 from autoprune.forward import BuiltModel
 from autoprune.ledger import Ledger
+from autoprune.run.tasks import changes, differences
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def score_finalists(
                 step(start + len(chunk), len(missing))
         for key in unique:
             found[key] |= known[key]["metrics"]
-    return found
+    compared = changes(differences(items_of(ledger), parts.dense_plan().key))
+    return {key: {**metrics, **compared.get(key, {})} for key, metrics in found.items()}
 
 
 def evaluate(parts: Parts, evaluator: FinalEvaluator, plans: Sequence[Plan]) -> list[Scores | Failure]:

@@ -95,6 +95,7 @@ class Parts:
             self.adapter.shape,
             int(self.cfg.sequences),
             int(self.cfg.window),
+            int(getattr(self.loaded.model.config, "max_position_embeddings", None) or 1 << 20),
         )
 
     def evaluation(

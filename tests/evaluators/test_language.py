@@ -187,7 +187,7 @@ def test_padding_and_the_mask_change_no_score() -> None:
     together = Rows.of(tokens, [2, 4, 1])
     found: list[float] = []
     model.run(
-        [PLAN], together.ids, lambda i, logits: found.extend(log_likelihood(logits, together)[0].tolist())
+        [PLAN], together.inputs, lambda i, logits: found.extend(log_likelihood(logits, together)[0].tolist())
     )
     for row, count, value in zip(tokens, (2, 4, 1), found, strict=True):
         logits = model.model(input_ids=torch.tensor([row])).logits[0].double().log_softmax(-1)

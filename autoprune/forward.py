@@ -69,10 +69,11 @@ def log_likelihood(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     at = rows.scored[:, 1:]
     picked = logits[at]  # [N, V], row by row
     targets = rows.ids[:, 1:][at]
-    found = torch.gather(picked, -1, targets[:, None]).squeeze(-1) - torch.logsumexp(picked, dim=-1)
+    chosen = torch.gather(picked, -1, targets[:, None]).squeeze(-1)
+    found = chosen - torch.logsumexp(picked, dim=-1)
     owner = torch.arange(len(at))[:, None].expand_as(at)[at]
     total = torch.zeros(len(at), dtype=torch.float64).index_add_(0, owner, found.double())
-    missed = torch.zeros(len(at)).index_add_(0, owner, (picked.argmax(-1) != targets).float())
+    missed = torch.zeros(len(at)).index_add_(0, owner, (chosen < picked.amax(-1)).float())
     return total, missed == 0
 
 

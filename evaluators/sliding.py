@@ -64,11 +64,11 @@ class SlidingPerplexity:
         """Mean over scored tokens; per window the mean of its own."""
         sums: list[list[Tensor]] = [[] for _ in plans]
         for rows in self._rows:
-            runner.run(
-                plans,
-                rows.inputs,
-                lambda i, logits, rows=rows: sums[i].append(log_likelihood(logits, rows)[0]),
-            )  # type: ignore[misc]
+
+            def visit(index: int, logits: Tensor, rows: Rows = rows) -> None:
+                sums[index].append(log_likelihood(logits, rows)[0])
+
+            runner.run(plans, rows.inputs, visit)
         counts = torch.cat([rows.scored.sum(-1) for rows in self._rows]).double()
         return [
             self._scores(torch.cat(found), counts, runner, plan)

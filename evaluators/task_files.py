@@ -81,7 +81,7 @@ def load_tasks(names: Sequence[str], include: str | None) -> Any:
                 f"evaluator.tasks.tasks: {name!r} is unknown" + nearest(name, manager.all_tasks)
             )
     with contextlib.chdir(folder or Path.cwd()):  # relative data_files lie beside the task's YAML
-        found = {"tasks": {}, "groups": {}, "group_map": {}}
+        found: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
         for name in names:
             try:
                 for part, loaded in manager.load([name]).items():

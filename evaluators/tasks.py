@@ -88,6 +88,11 @@ class Tasks:
 
     def evaluate(self, runner: Runner, plans: Sequence[Plan]) -> list[Scores | Failure]:
         """lm-eval's figures of each plan, from one pass over all requests for all of them."""
+        found = self._run(runner, plans)
+        return [self._scores(runner, plan, parts) for plan, parts in zip(plans, found, strict=True)]
+
+    def _run(self, runner: Runner, plans: Sequence[Plan]) -> list[list[tuple[Tensor, Tensor]]]:
+        """Of every plan, batch by batch: log-likelihoods, and whether they are the greedy ones."""
         found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in plans]
         for rows in self._rows:
 
@@ -95,15 +100,11 @@ class Tasks:
                 found[index].append(log_likelihood(logits, rows))
 
             runner.run(plans, rows.inputs, visit)
-        return [self._scores(runner, plan, parts) for plan, parts in zip(plans, found, strict=True)]
+        return found
 
     def likelihoods(self, runner: Runner, plan: Plan) -> list[float]:
         """Of every request, in lm-eval's order."""
-        parts: list[tuple[Tensor, Tensor]] = []
-        for rows in self._rows:
-            runner.run(
-                [plan], rows.inputs, lambda _, logits, rows=rows: parts.append(log_likelihood(logits, rows))
-            )  # type: ignore[misc]
+        (parts,) = self._run(runner, [plan])
         return [value for value, _ in self._answers(parts)]
 
     def _answers(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, bool]]:

@@ -15,7 +15,7 @@ class _Live(TorchDispatchMode):
     """Follows the storages that operations make, from birth to death."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: set[int] = set()
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from autoprune.space import digest
 Tokens = NDArray[np.int32]
 Tokenize = Callable[[str], Tokens]
 
+REPEATS = "repeats"
 SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
 FILE_SHARES = (
     (Split.TRAIN, 40),
@@ -30,6 +32,7 @@ FILE_SHARES = (
     (Split.TEST, 20),
 )
 STRICTEST_FIRST = (Split.TEST, Split.SELECTION, Split.FITNESS, Split.CALIBRATION, Split.TRAIN)
+FEW, TOLERATED = 8, 0.05  # windows (and share of the smaller) that two files of a folder may have in common
 FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
 
@@ -44,6 +47,16 @@ class Corpus:
         """All windows of a split, memory-mapped."""
         return np.load(self.folder / f"{split.value}.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
+    def text(self, split: Split) -> Tokens:
+        """The tokens of *selection* or *test* in the order of the text, as far as its windows go."""
+        windows = self.windows(split)
+        return np.asarray(windows)[np.argsort(_order(len(windows)))].reshape(-1)
+
+    @property
+    def repeats(self) -> int:
+        """Windows that were left out because a more strictly held-out split has them too."""
+        return int((self.folder / REPEATS).read_text())
+
     def count(self, split: Split) -> int:
         """Number of windows of a split."""
         return len(self.windows(split))
@@ -57,22 +70,27 @@ def corpus_name(data: str) -> str:
 def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
     """Resolve `data` (a built-in name, a text file, or a folder with train, valid and test files) and cut it.
 
-    The splits share no window: one that occurs in two of them (licence texts, runs of spaces) stays in the more
-    strictly held out and is dropped from the other; repeats within one split stay. Raises DataError naming the setting
-    for a missing path, or a text that is unreadable or too short.
+    The splits share no window: a few that occur in two of them (licence texts, runs of spaces) stay in the more
+    strictly held out and are left out of the other (`Corpus.repeats` says how many); repeats within one split stay.
+    Raises DataError naming the setting for a missing path, for a text that is unreadable or too short, and for a
+    folder whose files have more in common than that.
     """
     tokenize, tokenizer_digest = _tokenizer(tokenizer)
     source, identity = _source(data)
-    inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 2}
+    inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 3}
 
     def build(folder: Path) -> None:
-        arrays = {s: _in_order(w) for s, w in _disjoint(source(tokenize, window)).items()}
+        cut = source(tokenize, window)
+        arrays = {s: _in_order(w) for s, w in _disjoint(cut).items()}
         _check(data, arrays, window)
+        dropped = sum(len(w) for w in cut.values()) - sum(len(w) for w in arrays.values())
+        (folder / REPEATS).write_text(str(dropped))
         for split, array in arrays.items():
             np.save(folder / f"{split.value}.npy", array)
         (folder / "digest").write_text(_content_digest(arrays))
 
     folder = cache.folder("tokens", inputs, build)
+    check_disjoint(folder, data)
     return Corpus(folder, (folder / "digest").read_text())
 
 
@@ -133,14 +151,16 @@ def _cut_docs(tokenize: Tokenize, window: int) -> dict[Split, Tokens]:
 
 def _cut_folder(files: Mapping[str, Path], tokenize: Tokenize, window: int) -> dict[Split, Tokens]:
     """Train windows in a seeded order give 10 % to calibration and 20 % to fitness, the rest to training."""
-    train = _in_order(_cut(tokenize(_read(files["train"])), window))
+    train, valid, test = (_cut(tokenize(_read(files[part])), window) for part in FOLDER_FILES)
+    check_leaks(files, {"train": train, "valid": valid, "test": test})
+    train = _in_order(train)
     calibration, fitness = len(train) // 10, len(train) * 3 // 10
     return {
         Split.CALIBRATION: train[:calibration],
         Split.FITNESS: train[calibration:fitness],
         Split.TRAIN: train[fitness:],
-        Split.SELECTION: _cut(tokenize(_read(files["valid"])), window),
-        Split.TEST: _cut(tokenize(_read(files["test"])), window),
+        Split.SELECTION: valid,
+        Split.TEST: test,
     }
 
 
@@ -183,7 +203,11 @@ def _cut(tokens: Tokens, window: int) -> Tokens:
 
 def _in_order(windows: Tokens) -> Tokens:
     """The frozen order: a permutation that depends on nothing but the number of windows."""
-    return windows[np.random.default_rng(0).permutation(len(windows))]
+    return windows[_order(len(windows))]
+
+
+def _order(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(count)
 
 
 def _disjoint(arrays: Mapping[Split, Tokens]) -> dict[Split, Tokens]:
@@ -195,6 +219,32 @@ def _disjoint(arrays: Mapping[Split, Tokens]) -> dict[Split, Tokens]:
         kept[split] = arrays[split][np.array([row not in seen for row in rows], dtype=bool)]
         seen.update(rows)
     return kept
+
+
+def check_leaks(files: Mapping[str, Path], arrays: Mapping[str, Tokens]) -> None:
+    """Raise DataError when two files of a folder share more windows than texts happen to."""
+    rows = {part: {row.tobytes() for row in windows} for part, windows in arrays.items()}
+    for a, b in combinations(rows, 2):
+        shared, smaller = len(rows[a] & rows[b]), min(len(rows[a]), len(rows[b]))
+        if shared > max(FEW, TOLERATED * smaller):
+            raise DataError(
+                f"data={files[a].parent}: splits {a} and {b} have {shared} windows in common, "
+                f"{shared / smaller:.0%} of the smaller; remove from {files[a].name} what {files[b].name} holds"
+            )
+
+
+def check_disjoint(folder: Path, data: str) -> None:
+    """Raise DataError when stored splits share a window: it is found by its hash."""
+    seen: dict[int, Split] = {}
+    for split in (s for s in STRICTEST_FIRST if (folder / f"{s.value}.npy").is_file()):
+        hashes = {hash(row.tobytes()) for row in np.load(folder / f"{split.value}.npy", mmap_mode="r")}
+        shared = [seen[h] for h in hashes if h in seen]
+        if shared:
+            raise DataError(
+                f"data={data}: splits {shared[0].value} and {split.value} have {len(shared)} identical windows; "
+                f"remove {folder}, then they are cut again"
+            )
+        seen.update(dict.fromkeys(hashes, split))
 
 
 def _check(data: str, arrays: Mapping[Split, Tokens], window: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus
-from autoprune.errors import AutopruneError, DataError, SpaceError
+from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
+from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
+from autoprune.shape import Shape
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
 
@@ -52,6 +54,12 @@ class Context:
     dense_logits: Callable[[Tensor], Tensor]  # [B, T] -> [B, T, V]
     cache: Cache
     digest: str  # of model and corpus
+    tokenizer: Any = None
+    corpus: Corpus | None = None
+    shape: Shape | None = None
+    sequences: int = 8  # rows in a micro-batch
+    window: int = 256
+    longest: int = 1 << 20  # tokens that the model can read
 
 
 class LogitEvaluator(Protocol):
@@ -67,6 +75,24 @@ class LogitEvaluator(Protocol):
         """Per metric one value for each sequence, fp64 [B]; logits [B, T, V]."""
 
 
+@runtime_checkable
+class FinalEvaluator(Protocol):
+    """An evaluator of finalists on items of its own: dearer than windows, and always *test*, so no search sees it."""
+
+    metrics: tuple[str, ...]
+    needs: Literal["plan", "supernet", "model"]
+    split: Literal[Split.TEST]
+
+    def bind(self, context: Context) -> None:
+        """Prepare for a model and corpus; called once."""
+
+    def price(self) -> int:
+        """Tokens put through a model for one plan."""
+
+    def evaluate(self, runner: Runner, plans: Sequence[Plan]) -> list[Scores | Failure]:
+        """Scores of each plan; `per_window` holds one value an item. One that needs a model is given one plan."""
+
+
 class Evaluation:
     """A supernet, a corpus and the evaluators that read logits."""
 
@@ -77,7 +103,10 @@ class Evaluation:
         evaluators: Sequence[LogitEvaluator],
         context: Context,
         sequences: int,
+        only: Split | None = None,
     ) -> None:
+        """`only`: the split it serves; None: any. A search gets one that serves *fitness* and nothing else."""
+        self.only = only
         self.supernet = supernet
         self.corpus = corpus
         self.evaluators = tuple(evaluators)
@@ -90,8 +119,13 @@ class Evaluation:
 
         Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
         memory changes the grouping. A plan that raises has its error as the reason and does not disturb the others;
-        what no plan can help (a full disk, missing windows) is raised.
+        what no plan can help (a full disk, missing windows, a split that it does not serve) is raised.
         """
+        if self.only is not None and fidelity.split is not self.only:
+            raise SettingError(
+                f"windows of split {fidelity.split.value} were asked of a search's evaluation; "
+                f"it serves split {self.only.value} only"
+            )
         try:
             return self._evaluate(plans, fidelity)
         except SpaceError as error:
@@ -159,8 +193,15 @@ def summarise(columns: Mapping[str, list[Array]]) -> Scores:
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
     means = {metric: float(_mean(v)) for metric, v in per_window.items()}
     if "nll" in means:
-        means["perplexity"] = float(np.exp(min(means["nll"], 700.0)))
+        means["perplexity"] = exp(means["nll"])
+    if "bits" in means:
+        means["bits_per_byte"] = means["bits"] / means["bytes"]  # of sums: windows differ in bytes
     return Scores(means, per_window)
+
+
+def exp(nll: float) -> float:
+    """A perplexity, finite for any finite loss."""
+    return float(np.exp(min(nll, 700.0)))
 
 
 def _line(error: Exception) -> str:

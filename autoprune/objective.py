@@ -55,12 +55,22 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate at a fidelity; ids count up from 0 within a phase."""
+    """A candidate at a fidelity; ids count up from 0 within a phase.
+
+    A search sees *fitness* windows only: SettingError for any other split, so that no searcher can ask for one.
+    """
 
     id: int
     candidate: Candidate
     fidelity: Fidelity
     parents: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        split = self.fidelity.split
+        if split is not Split.FITNESS:
+            raise SettingError(
+                f"proposal {self.id} asks for windows of split {split.value}; a search sees split fitness only"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ FREE = ("model", "data", "out", "latency.file")  # free text: Hydra's grammar wo
 def quote(setting: str, sweep: bool = False) -> str:
     """A free-text setting in quotes for Hydra, `~` expanded; in a sweep each part between commas by itself.
 
-    `latency=FILE` is short for `latency.file=FILE`. Other settings, `null` and what stands in quotes are left
-    alone. Raises SettingError when it is empty.
+    `latency=FILE` is short for `latency.file=FILE`, `evaluator.tasks=[…]` for `evaluator.tasks.tasks=[…]`. Other
+    settings, `null` and what stands in quotes are left alone. Raises SettingError when it is empty.
     """
     setting = re.sub(r"^latency=(?!\{)", "latency.file=", setting)
+    setting = re.sub(r"^evaluator\.tasks=(?!\{)", "evaluator.tasks.tasks=", setting)
     key, equals, value = setting.partition("=")
     if key.lstrip("+") not in FREE or not equals or value == "null" or re.fullmatch(r"(['\"]).+\1", value):
         return setting

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from autoprune.space import SublayerPlan
+from autoprune.space import Plan, SublayerPlan
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,19 @@ class AnalyticCosts:
         weights = (inward + 1) * s.hidden * width
         biases = inward * width + s.hidden if s.ffn_bias else 0
         return weights + biases + s.norm_params, 2 * self.tokens * weights, 0
+
+
+def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
+    """FLOPs of one token after `context` others, which are in the KV cache, counted as `AnalyticCosts` does."""
+    costs = AnalyticCosts(shape, 1)
+    total = costs.base["flops"]
+    for at, sublayer in enumerate(plan.sublayers):
+        if sublayer.gone:
+            continue
+        total += costs.sublayer(at // 2, sublayer)["flops"]
+        if sublayer.kind == "attention":
+            queries = int(sublayer.get("kv_groups")) * shape.heads_per_group * shape.head_dim
+            window = shape.windows[at // 2] if shape.windows else None
+            seen = context + 1 if window is None else min(context + 1, window)
+            total += 2.0 * 2 * (seen - 1) * queries  # `costs` has the token's own
+    return total

@@ -21,7 +21,7 @@ Step = Callable[[int, int], None]
 CHUNK = 8  # plans scored per transaction group: what a crash may cost
 EXTRA = 8  # finalists by quality alone, when the front of the search is short
 NAMED = "finalists"  # in the event of a finished phase
-QUALITY = ("kl", "nll", "perplexity")
+QUALITY = ("kl", "nll", "perplexity", "kl_full", "bits_per_byte", "disagreement")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Entry:
     plan: Plan
     candidate: Candidate
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by split
+    own: Mapping[str, float] = field(default_factory=dict)  # of evaluators with items of their own
 
     def quality(self, split: Split, metric: str = "kl") -> float:
         """A metric on a split, infinite when the plan failed there."""

@@ -15,9 +15,11 @@ from autoprune.report.facts import RunFacts
 from autoprune.report.rows import spread
 from autoprune.run import folder
 from autoprune.run.export import export_plan
+from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
 from autoprune.run.latency import origin
 from autoprune.run.recovery import recovery_of
+from autoprune.run.tasks import differences, write_tasks
 from autoprune.runs import method
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops": "flops_ratio"}
 RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
+FURTHER = ("kl_full", "agreement", "bits_per_byte")  # metrics with a column where an evaluator gives them
 BEST_AT = 0.5  # params ratio of best/ when there are no constraints
 FACTS = "facts.json"
 NOTHING = "The search ended before it had evaluated a plan: the front is empty."
@@ -37,6 +40,9 @@ def write_outputs(
     """Leaderboard (csv, md), report.html with pictures, best/."""
     frame = rows(run, ledger, entries, measured)
     leaderboard.write(frame, run.path)
+    told = write_tasks(entries, differences(items_of(ledger), run.parts.dense_plan().key), run.path)
+    if told is not None:
+        ledger.event("note", text=told)
     facts = _facts(run, ledger)
     folder.write_json(run.path / FACTS, facts.__dict__)
     with run.progress.stage("writing the report"):
@@ -71,8 +77,17 @@ def rows(
         row["kl_selection"] = entry.metrics[Split.SELECTION.value].get("kl")
         row["kl_test"] = entry.metrics[Split.TEST.value].get("kl")
         row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")
+        row |= _further(entry)
         found.append(row)
-    return pd.DataFrame(found).reindex(columns=leaderboard.COLUMNS)
+    further = dict.fromkeys(m for entry in entries for m in _further(entry))
+    return pd.DataFrame(found).reindex(columns=[*leaderboard.COLUMNS, *further])
+
+
+def _further(entry: Entry) -> dict[str, float]:
+    """What further evaluators say: of the windows of *test*, and of items of their own."""
+    tested = entry.metrics[Split.TEST.value]
+    windows = {f"{m}_test": tested[m] for m in FURTHER if m in tested}
+    return {**windows, **entry.own}
 
 
 def _searched(ledger: Ledger) -> pd.DataFrame:

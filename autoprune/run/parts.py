@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from autoprune.cache import Cache
 from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import AutopruneError, SettingError, nearest
-from autoprune.evaluation import Context, Evaluation, LogitEvaluator
+from autoprune.evaluation import Context, Evaluation, FinalEvaluator, LogitEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
@@ -58,6 +58,7 @@ class Parts:
     supernet: Supernet
     space_part: SpacePart
     evaluators: tuple[LogitEvaluator, ...]
+    final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
 
     @property
     def digest(self) -> str:
@@ -83,13 +84,33 @@ class Parts:
         shape = self.adapter.shape
         return Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
 
+    def context(self) -> Context:
+        """What evaluators may use."""
+        return Context(
+            dense_logits(self.adapter),
+            self.cache,
+            self.digest,
+            self.loaded.tokenizer,
+            self.corpus,
+            self.adapter.shape,
+            int(self.cfg.sequences),
+            int(self.cfg.window),
+            int(getattr(self.loaded.model.config, "max_position_embeddings", None) or 1 << 20),
+        )
+
     def evaluation(
-        self, evaluators: Sequence[LogitEvaluator], supernet: Supernet | None = None
+        self,
+        evaluators: Sequence[LogitEvaluator],
+        supernet: Supernet | None = None,
+        only: Split | None = None,
     ) -> Evaluation:
-        """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another."""
-        context = Context(dense_logits(self.adapter), self.cache, self.digest)
+        """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another.
+
+        `only`: the one split that it serves.
+        """
+        context = self.context()
         chosen = self.supernet if supernet is None else supernet
-        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences))
+        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences), only)
 
     def space(self, table: LatencyTable | None) -> Space:
         """The search space, priced analytically and by the latency table where there is one."""
@@ -107,6 +128,8 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         adapter = adapter_for(loaded.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
         corpus = open_corpus(corpus_name(str(cfg.data)), loaded.tokenizer, int(cfg.window), cache)
+    if corpus.repeats:
+        progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
     space_part = _space_part(cfg)
@@ -115,10 +138,22 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
     ladders = StoredLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
-    evaluators = tuple(instantiate(cfg.evaluator[name]) for name in cfg.evaluator)
+    made = {str(name): instantiate(cfg.evaluator[name]) for name in cfg.evaluator}
+    last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}
+    evaluators = tuple(e for name, e in made.items() if name not in last)
     return Parts(
-        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_part, evaluators
+        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_part, evaluators, last
     )
+
+
+def check_finals(cfg: DictConfig, last: Mapping[str, FinalEvaluator]) -> None:
+    """Raise SettingError when an objective is a metric that is measured on *test* items."""
+    for name, evaluator in last.items():
+        for metric in {cost_name(str(m)) for m in cfg.objectives} & set(evaluator.metrics):
+            raise SettingError(
+                f"objectives: {metric!r} is measured by evaluator={name} on split {evaluator.split.value}, "
+                "which no search may see; it stands in the leaderboard"
+            )
 
 
 def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluator]) -> tuple[Objective, ...]:
@@ -128,6 +163,10 @@ def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluato
     for metric in wanted:
         if metric not in provided:
             raise SettingError(f"objectives: no evaluator provides {metric!r}" + nearest(metric, provided))
+        if any(metric in getattr(e, "larger_is_better", ()) for e in evaluators):
+            raise SettingError(
+                f"objectives: {metric!r} is better when larger" + nearest(f"dis{metric}", provided)
+            )
     return tuple(Objective(metric) for metric in wanted)
 
 
@@ -140,6 +179,11 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEv
     """Only what the objectives need: a search does not pay for more."""
     metrics = {o.metric for o in wanted}
     return [e for e in parts.evaluators if metrics & set(e.metrics)]
+
+
+def search_evaluation(parts: Parts, wanted: Sequence[Objective]) -> Evaluation:
+    """What the objectives need, on *fitness* windows and no others."""
+    return parts.evaluation(search_evaluators(parts, wanted), only=Split.FITNESS)
 
 
 def _space_part(cfg: DictConfig) -> SpacePart:

@@ -15,16 +15,18 @@ from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, estimate
+from autoprune.run.finalists import prepare_finals, score_finalists
 from autoprune.run.hosting import hosting
 from autoprune.run.latency import latency_table, measure_entries
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
+    check_finals,
     held_out,
     instantiate,
     objectives,
     open_parts,
-    search_evaluators,
+    search_evaluation,
 )
 from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
@@ -142,8 +144,10 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
     check_recovery(parts)
+    prepare_finals(parts)
     table = _table(parts, path, progress)
     space = parts.space(table)
+    check_finals(cfg, parts.final_evaluators)
     wanted = objectives(cfg, space, parts.evaluators)
     return Run(path, cfg, parts, table, space, wanted, read_targets(cfg.constraints, space), progress)
 
@@ -181,7 +185,7 @@ def _check_budget(run: Run) -> None:
 
 def _check_dense(run: Run) -> float:
     with run.progress.stage("self-check"):
-        evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
+        evaluation = search_evaluation(run.parts, run.objectives)
         return check_dense(run.parts, evaluation, run.parts.corpus.count(Split.FITNESS))
 
 
@@ -229,7 +233,7 @@ def _search(
 ) -> None:
     if ledger.events("searched"):
         return
-    evaluation = run.parts.evaluation(search_evaluators(run.parts, run.objectives))
+    evaluation = search_evaluation(run.parts, run.objectives)
     dense = dict(run.space.cost(run.space.dense))
     driver = _driver(run)
     executor.open(evaluation, spec_of(run.parts))
@@ -285,7 +289,9 @@ def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
     test = held_out(cfg, run.parts.corpus, Split.TEST)
     with run.progress.stage("front on test") as step:
         tested = scorer.score([c for _, c in named], test, step)
-    return [_entry(space, name, candidate, selected, tested) for name, candidate in named]
+    plans = [space.decode(c) for _, c in named]
+    own = score_finalists(run.parts, ledger, plans, run.progress)
+    return [_entry(space, name, candidate, selected, tested, own) for name, candidate in named]
 
 
 def _finalists(run: Run, ledger: Ledger) -> list[Candidate]:
@@ -311,10 +317,10 @@ def _final_evaluation(run: Run) -> Evaluation:
     return run.parts.evaluation(run.parts.evaluators)
 
 
-def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any) -> finals.Entry:
+def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any, own: Any) -> finals.Entry:
     plan = space.decode(candidate)
     metrics = {Split.SELECTION.value: selected.get(plan.key, {}), Split.TEST.value: tested.get(plan.key, {})}
-    return finals.Entry(name, plan, candidate, metrics)
+    return finals.Entry(name, plan, candidate, metrics, own.get(plan.key, {}))
 
 
 def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:

@@ -9,7 +9,7 @@ from autoprune.evaluation import Evaluation
 from autoprune.executors.base import Spec
 from autoprune.objective import Objective
 from autoprune.progress import Progress
-from autoprune.run.parts import Parts, open_parts, search_evaluators
+from autoprune.run.parts import Parts, open_parts, search_evaluation
 
 
 def spec_of(parts: Parts) -> Spec:
@@ -33,4 +33,4 @@ def evaluation(spec: Spec) -> Evaluation:
                 f"a worker found another {name} ({parts.digests[name]}) than the run's ({value}); workers must see "
                 "the same model, data and artifact cache"
             )
-    return parts.evaluation(search_evaluators(parts, [Objective(str(m)) for m in cfg.objectives]))
+    return search_evaluation(parts, [Objective(str(m)) for m in cfg.objectives])

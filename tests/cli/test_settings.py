@@ -37,6 +37,11 @@ def test_home_null_and_quotes() -> None:
     assert quote("seed=3") == "seed=3"
 
 
+def test_tasks_may_be_named_in_short() -> None:
+    cfg = compose(["model=x", "evaluator=[divergence,tasks]", "evaluator.tasks=[copa,piqa]"])
+    assert list(cfg.evaluator.tasks.tasks) == ["copa", "piqa"]
+
+
 def test_a_latency_file_may_be_named_in_short() -> None:
     cfg = compose(["model=x", "latency=~/a b/t.json", "latency.foreign=true", "latency.rounds=7"])
     assert cfg.latency.file == str(Path.home() / "a b/t.json")

@@ -10,12 +10,14 @@ from autoprune.objective import (
     Constraint,
     Fidelity,
     Objective,
+    Proposal,
     Split,
     dominates,
     jsonable,
     non_dominated,
     parse_constraint,
 )
+from autoprune.space import Candidate
 
 DENSE = {"params": 1000.0, "decode": 4.0}
 
@@ -96,3 +98,11 @@ def test_numpy_values_become_plain() -> None:
     found = jsonable({"a": np.float64(0.5), 1: (np.int64(2), [np.bool_(True)])})
     assert found == {"a": 0.5, "1": [2, [True]]}
     assert type(found["a"]) is float and type(found["1"][0]) is int
+
+
+@pytest.mark.parametrize("split", [s for s in Split if s is not Split.FITNESS])
+def test_a_search_cannot_ask_for_other_windows_than_fitness(split: Split) -> None:
+    with pytest.raises(
+        SettingError, match=f"asks for windows of split {split.value}; a search sees split fitness"
+    ):
+        Proposal(3, Candidate((0,)), Fidelity(split, (0, 1)))

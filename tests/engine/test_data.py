@@ -89,6 +89,49 @@ def test_documentation_of_the_language_can_be_used(tmp_path: Path, tokenizer: An
     assert corpus.count(Split.FITNESS) > 0.9 * 0.2 * len(tiny.text()) / WINDOW
 
 
+def folder(tmp_path: Path, **texts: str) -> Path:
+    """A data folder of these texts."""
+    path = tmp_path / "data"
+    path.mkdir()
+    for name, text in texts.items():
+        (path / f"{name}.txt").write_text(text)
+    return path
+
+
+def test_a_few_repeats_are_left_out_and_counted(tmp_path: Path, tokenizer: Any, cache: Cache) -> None:
+    path = folder(
+        tmp_path, train=numbers(2000), valid=numbers(200, 5000), test=numbers(4) + numbers(400, 9000)
+    )
+    corpus = open_corpus(str(path), tokenizer, WINDOW, cache)
+    assert corpus.repeats == 2 and not shared_windows(corpus)
+    assert sum(map(corpus.count, ALL)) == 1000 + 100 + 202 - 2
+
+
+def test_splits_that_share_their_text_are_refused(tmp_path: Path, tokenizer: Any, cache: Cache) -> None:
+    """Both splits, how many windows, and what to do."""
+    path = folder(tmp_path, train=numbers(2000), valid=numbers(400, 9000), test=numbers(200, 9000))
+    with pytest.raises(DataError) as caught:
+        open_corpus(str(path), tokenizer, WINDOW, cache)
+    assert str(caught.value) == (
+        f"data={path}: splits valid and test have 100 windows in common, 100% of the smaller; "
+        "remove from valid.txt what test.txt holds"
+    )
+
+
+def test_identical_windows_are_found_whenever_a_corpus_is_opened(
+    tmp_path: Path, tokenizer: Any, cache: Cache
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(numbers(500))
+    corpus = open_corpus(str(path), tokenizer, WINDOW, cache)
+    fitness = corpus.folder / "fitness.npy"
+    rows = np.load(fitness)
+    rows[3] = corpus.windows(Split.TEST)[7]
+    np.save(fitness, rows)
+    with pytest.raises(DataError, match="splits test and fitness have 1 identical windows; remove "):
+        open_corpus(str(path), tokenizer, WINDOW, cache)
+
+
 def unusable(tmp_path: Path, name: str) -> str:
     """A `data` that cannot be used."""
     path = tmp_path / "text.txt"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.data import Corpus
-from autoprune.errors import DataError
+from autoprune.errors import DataError, SettingError
 from autoprune.evaluation import Batch, Context, Evaluation, Failure, Scores
 from autoprune.objective import Fidelity, Split
 from autoprune.space import Plan
@@ -134,6 +134,18 @@ def test_more_windows_than_there_are_is_an_error(net: Supernet, corpus: Corpus, 
     evaluation = Evaluation(net, corpus, [Perplexity()], context(net), 4)
     with pytest.raises(DataError, match="split test has 11 windows, 12 were asked for"):
         evaluation.evaluate([DENSE], Fidelity(Split.TEST, (0, 12)))
+
+
+@pytest.mark.parametrize("split", [Split.SELECTION, Split.TEST])
+def test_a_searchs_evaluation_serves_no_held_out_windows(
+    net: Supernet, corpus: Corpus, context: MakeContext, split: Split
+) -> None:
+    recorder = Recorder()
+    evaluation = Evaluation(net, corpus, [recorder], context(net), 4, only=Split.FITNESS)
+    evaluation.evaluate([DENSE], Fidelity(Split.FITNESS, (0, 4)))
+    with pytest.raises(SettingError, match=f"windows of split {split.value} were asked of a search"):
+        evaluation.evaluate([DENSE], Fidelity(split, (0, 4)))
+    assert {s for s, _, _ in recorder.seen} == {Split.FITNESS}
 
 
 def test_logits_are_the_models_own(net: Supernet, corpus: Corpus, context: MakeContext) -> None:

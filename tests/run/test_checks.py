@@ -16,7 +16,7 @@ from autoprune.errors import MeasurementError, SettingError, UnsupportedModelErr
 from autoprune.progress import Progress
 from autoprune.run import checks
 from autoprune.run.checks import check_dense, estimate
-from autoprune.run.parts import Parts, open_parts, search_evaluators
+from autoprune.run.parts import Parts, open_parts, search_evaluation, search_evaluators
 from autoprune.run.stream import check_stream
 from tests import tiny
 
@@ -96,3 +96,11 @@ def test_a_search_pays_only_for_the_metrics_it_asks_for(parts: Parts) -> None:
     names = [type(e).__name__ for e in search_evaluators(parts, (Objective("kl"), Objective("params")))]
     assert names == ["Divergence"]
     assert [type(e).__name__ for e in search_evaluators(parts, (Objective("perplexity"),))] == ["Perplexity"]
+
+
+def test_a_searchs_evaluation_has_only_what_it_needs_and_only_fitness(parts: Parts) -> None:
+    """An evaluator on held-out windows cannot be handed to a searcher."""
+    from autoprune.objective import Objective, Split
+
+    found = search_evaluation(parts, (Objective("kl"),))
+    assert [type(e).__name__ for e in found.evaluators] == ["Divergence"] and found.only is Split.FITNESS

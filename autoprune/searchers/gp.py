@@ -1,4 +1,4 @@
-"""Bayesian optimisation with Gaussian processes through Optuna (log expected hypervolume improvement, Ament et al. 2023)."""
+"""Bayesian optimisation by Gaussian processes through Optuna (log expected improvement, Ament et al. 2023)."""
 
 from __future__ import annotations
 

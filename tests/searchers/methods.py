@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autoprune.searchers.dp import DP
+from autoprune.searchers.emo import EMO
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.evopress_plus import EvoPressPlus
 from autoprune.searchers.gp import GP
@@ -53,6 +54,12 @@ def make_gp(problem: Problem, **settings: Any) -> GP:
     return GP(problem, **{"windows": 2, "batch": 3, "startup": 147, **settings})
 
 
+def make_emo(problem: Problem, **settings: Any) -> EMO:
+    """Two sub-networks, two generations of 4 each, then generations of 8."""
+    small = {"parts": 2, "part_population": 4, "part_generations": 2, "population": 8, "windows": 2}
+    return EMO(problem, **{**small, **settings})
+
+
 def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
     """Generations of 8, 3, 1 and the parent."""
     settings = {"windows": (1, 2, 4), "survivors": (3, 2, 1), "offspring": 8, **settings}
@@ -92,6 +99,7 @@ METHODS: dict[str, Callable[..., Searcher]] = {
     "optuna_nsga2": make_optuna_nsga2,
     "tpe": make_tpe,
     "gp": make_gp,
+    "emo": make_emo,
     "evopress": make_evopress,
     "evopress+": make_evopress_plus,
     "milp": make_milp,

@@ -37,6 +37,8 @@ class GP(MemorylessSearcher):
         if len(problem.objectives) > MOST:
             names = ", ".join(o.metric for o in problem.objectives)
             raise SettingError(f"search=gp takes at most {MOST} objectives; objectives=[{names}]")
+        if startup < 2:
+            raise SettingError(f"search.startup={startup} must be at least 2")
         super().__init__(problem, batch, windows, smallest)
         self._startup = startup
 

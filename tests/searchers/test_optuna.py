@@ -156,6 +156,8 @@ def test_a_small_space_ends(name: str) -> None:
     ("name", "setting", "value"),
     [
         ("tpe", "batch", 0),
+        ("tpe", "candidates", 0),
+        ("gp", "startup", 1),
         ("gp", "smallest", 2.0),
         ("optuna_nsga2", "population", 1),
         ("optuna_nsga2", "crossover", 1.5),

@@ -45,8 +45,8 @@ def shared(
     makes: dict[str, Any] = {
         "evopress": lambda problem: EvoPress(problem, 6, (2, 1), (1, 2)),
         "random": lambda problem: Random(problem, windows=2, batch=4),
-        "greedy": lambda problem: Greedy(problem, windows=2),
-        "tolerant": lambda problem: Greedy(problem, windows=2, tolerance=0.5),
+        "greedy": lambda problem: Greedy(problem, windows=2, confirm=4),
+        "tolerant": lambda problem: Greedy(problem, windows=2, tolerance=0.5, confirm=4),
         "dp": lambda problem: DP(problem, windows=2, confirm=2),
     }
     return Shared(

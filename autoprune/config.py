@@ -160,7 +160,9 @@ def validate(cfg: DictConfig) -> None:
         if not 0 < ratio <= 1:
             raise SettingError(f"uniform holds {ratio}; each ratio must be above 0 and at most 1")
     if not cfg.targets or len(set(cfg.targets)) < len(cfg.targets) or not all(0 < r < 1 for r in cfg.targets):
-        raise SettingError(f"targets={list(cfg.targets)}: name at least one ratio between 0 and 1, and each once")
+        raise SettingError(
+            f"targets={list(cfg.targets)}: name at least one ratio between 0 and 1, and each once"
+        )
     if cfg.latency.mode not in MODES:
         raise SettingError(f"latency.mode={cfg.latency.mode} is unknown" + nearest(cfg.latency.mode, MODES))
     _check_objectives(list(cfg.objectives))

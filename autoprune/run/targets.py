@@ -67,7 +67,7 @@ def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...
 
 
 def stitched(ratios: Sequence[float], objectives: Sequence[Objective], space: Space) -> tuple[Target, ...]:
-    """Targets of the cost objective (`params` when there is none), one a ratio; those that no plan meets are left out."""
+    """Targets of the cost objective (else of `params`), one a ratio; those that no plan meets are left out."""
     dense = space.cost(space.dense)
     metric = next((o.metric for o in objectives if o.metric in dense), "params")
     least = space.cost(Candidate(tuple(0 for _ in space.genes)))[metric] / dense[metric]
@@ -93,7 +93,14 @@ class Shared:
     seed: int
     ratios: tuple[float, ...]  # of uniform plans to start from
     make: Callable[[Problem], Searcher]
-    stitch: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # ratios to search one by one, for lack of bounds
+    stitch: tuple[float, ...] = (
+        0.9,
+        0.8,
+        0.7,
+        0.6,
+        0.5,
+        0.4,
+    )  # ratios to search one by one, for lack of bounds
 
 
 class TargetsDriver:

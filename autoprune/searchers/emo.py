@@ -16,7 +16,7 @@ from autoprune.errors import SettingError
 from autoprune.objective import Array, Objective, Proposal, Result, non_dominated
 from autoprune.searchers.knapsack import Knapsack
 from autoprune.searchers.nsga2 import NSGA2
-from autoprune.searchers.part import Part, divided
+from autoprune.searchers.part import divided
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate, CostTable
 

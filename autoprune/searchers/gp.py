@@ -1,4 +1,4 @@
-"""Bayesian optimisation with Gaussian processes through Optuna (log expected hypervolume improvement, Ament et al. 2023)."""
+"""Bayesian optimisation by Gaussian processes through Optuna (log expected improvement, Ament et al. 2023)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class GP(MemorylessSearcher):
         if len(problem.objectives) > MOST:
             names = ", ".join(o.metric for o in problem.objectives)
             raise SettingError(f"search=gp takes at most {MOST} objectives; objectives=[{names}]")
+        if startup < 2:
+            raise SettingError(f"search.startup={startup} must be at least 2")
         super().__init__(problem, batch, windows, smallest)
         self._startup = startup
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, UnboundedError
 from autoprune.objective import Fidelity, Proposal, Result, Split
 from autoprune.searchers.problem import Problem, fill, step_rng
 from autoprune.space import Candidate
@@ -23,7 +23,6 @@ class Greedy:
     fills: ways in which the room that the last removal leaves is filled.
     """
 
-    single_target = True
     batch = 1  # a step is asked for at once
     probes = True  # it comes from above
 
@@ -53,6 +52,11 @@ class Greedy:
         self._waiting = self._confirming = False
         self._confirmed: list[Result] = []
         self._todo = self._asked()
+
+    @property
+    def single_target(self) -> bool:
+        """With constraints; a tolerance gives one sweep."""
+        return bool(self.problem.constraints)
 
     @property
     def finished(self) -> bool:
@@ -152,7 +156,8 @@ class Greedy:
         bounded = bool(self.problem.constraints)
         if bounded == (tolerance is not None):
             said = "only without constraints" if bounded else "or constraints, for example '{params: 0.6x}'"
-            raise SettingError(f"search.tolerance={tolerance}: search=greedy takes a tolerance {said}")
+            error = SettingError if bounded else UnboundedError
+            raise error(f"search.tolerance={tolerance}: search=greedy takes a tolerance {said}")
         if tolerance is not None and tolerance < 0.0:
             raise SettingError(f"search.tolerance={tolerance} must not be negative")
         costs = [o.metric for o in self.problem.objectives if o != self._quality]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from optuna.distributions import IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.errors import SettingError
@@ -95,7 +96,7 @@ class OptunaSearcher:
 
     def open_study(self, seed: int) -> Study:
         """A new study, one direction an objective."""
-        directions = ["minimize"] * len(self.problem.objectives)
+        directions = [StudyDirection.MINIMIZE] * len(self.problem.objectives)
         return optuna.create_study(directions=directions, sampler=self.sampler(seed))
 
     def frozen(self, candidate: Candidate, **content: Any) -> FrozenTrial:

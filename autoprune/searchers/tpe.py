@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.samplers import TPESampler
 
+from autoprune.errors import SettingError
 from autoprune.searchers.optuna_study import MemorylessSearcher
 from autoprune.searchers.problem import Problem
 
@@ -34,13 +35,17 @@ class TPE(MemorylessSearcher):
         multivariate: bool | None = True,
         smallest: float = 0.3,
     ) -> None:
+        for name, value, least in (("startup", startup, 0), ("candidates", candidates, 1)):
+            if value < least:
+                raise SettingError(f"search.{name}={value} must be at least {least}")
         super().__init__(problem, batch, windows, smallest)
-        self._settings = {
-            "n_startup_trials": startup,
-            "n_ei_candidates": candidates,
-            "multivariate": multivariate,
-        }
+        self._startup, self._candidates, self._multivariate = startup, candidates, multivariate
 
     def sampler(self, seed: int) -> BaseSampler:
         """Optuna's."""
-        return TPESampler(seed=seed, **self._settings)
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=self._startup,
+            n_ei_candidates=self._candidates,
+            multivariate=self._multivariate,
+        )

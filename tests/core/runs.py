@@ -16,7 +16,14 @@ from autoprune.ledger import Ledger, Recorded
 from autoprune.objective import Fidelity, Proposal, Result, Split, Status
 from autoprune.space import Candidate
 from autoprune.study import Budget, Job, Phase, Searcher, Study
-from tests.searchers.methods import make_evopress, make_nsga2, make_optuna_nsga2, make_random, make_tpe
+from tests.searchers.methods import (
+    make_emo,
+    make_evopress,
+    make_nsga2,
+    make_optuna_nsga2,
+    make_random,
+    make_tpe,
+)
 from tests.tabular import KL, PARAMS, Tabular, structured_space, tabular_problem
 
 TOKENS = 10  # of a window
@@ -120,6 +127,7 @@ SEARCHERS: dict[str, Callable[[], Searcher]] = {
     "evopress": lambda: make_evopress(PROBLEM, offspring=4, survivors=(2, 1), windows=(1, 2)),
     "tpe": lambda: make_tpe(PROBLEM, batch=4, startup=8),
     "optuna_nsga2": lambda: make_optuna_nsga2(PROBLEM, population=4),
+    "emo": lambda: make_emo(PROBLEM, population=4),
     "mixed": mixed,
 }
 

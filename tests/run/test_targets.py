@@ -11,8 +11,19 @@ import pytest
 from autoprune.errors import InfeasibleError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.objective import Objective
-from autoprune.run.targets import PHASE, Shared, TargetsDriver, loosest, read_targets, stitched, winner, within
+from autoprune.run.targets import (
+    PHASE,
+    Shared,
+    TargetsDriver,
+    loosest,
+    read_targets,
+    stitched,
+    winner,
+    within,
+)
+from autoprune.searchers.dp import DP
 from autoprune.searchers.evopress import EvoPress
+from autoprune.searchers.greedy import Greedy
 from autoprune.searchers.random import Random
 from autoprune.shape import AnalyticCosts
 from autoprune.study import Budget, Study
@@ -34,6 +45,9 @@ def shared(
     makes: dict[str, Any] = {
         "evopress": lambda problem: EvoPress(problem, 6, (2, 1), (1, 2)),
         "random": lambda problem: Random(problem, windows=2, batch=4),
+        "greedy": lambda problem: Greedy(problem, windows=2, confirm=4),
+        "tolerant": lambda problem: Greedy(problem, windows=2, tolerance=0.5, confirm=4),
+        "dp": lambda problem: DP(problem, windows=2, confirm=2),
     }
     return Shared(
         space=SPACE,
@@ -179,7 +193,9 @@ def test_the_cost_objective_is_stitched_and_what_no_plan_meets_left_out() -> Non
 
 
 def test_nothing_is_stitched_for_searchers_of_fronts_nor_where_there_is_a_bound() -> None:
-    assert [t.name for t in TargetsDriver(shared({}, "random")).targets] == [""]
+    for searcher in ("random", "tolerant", "dp"):
+        assert [t.name for t in TargetsDriver(shared({}, searcher)).targets] == [""]
+    assert len(TargetsDriver(shared({}, "greedy")).targets) == 6
     assert [t.name for t in TargetsDriver(shared({"params": "0.7x"})).targets] == ["params=0.7x"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.dp import DP
+from autoprune.searchers.emo import EMO
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.evopress_plus import EvoPressPlus
 from autoprune.searchers.gp import GP
@@ -52,6 +53,12 @@ def make_tpe(problem: Problem, **settings: Any) -> TPE:
 def make_gp(problem: Problem, **settings: Any) -> GP:
     """Models only what comes after the 147th: each suggestion takes half a second."""
     return GP(problem, **{"windows": 2, "batch": 3, "startup": 147, **settings})
+
+
+def make_emo(problem: Problem, **settings: Any) -> EMO:
+    """Two sub-networks, two generations of 4 each, then generations of 8."""
+    small = {"parts": 2, "part_population": 4, "part_generations": 2, "population": 8, "windows": 2}
+    return EMO(problem, **{**small, **settings})
 
 
 def make_evopress(problem: Problem, **settings: Any) -> EvoPress:
@@ -99,6 +106,7 @@ METHODS: dict[str, Callable[..., Searcher]] = {
     "optuna_nsga2": make_optuna_nsga2,
     "tpe": make_tpe,
     "gp": make_gp,
+    "emo": make_emo,
     "evopress": make_evopress,
     "evopress+": make_evopress_plus,
     "milp": make_milp,

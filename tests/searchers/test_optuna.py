@@ -1,21 +1,17 @@
-"""TPE, GP and NSGA-II of Optuna: told what was evaluated, silent, deterministic; TPE and GP without a memory."""
+"""Optuna's samplers: told what was evaluated, silent, deterministic; TPE and GP without a memory."""
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
 
 from autoprune.errors import SettingError
-from autoprune.objective import Objective, Result
-from autoprune.searchers.gp import GP
 from autoprune.searchers.optuna_nsga2 import OptunaNSGA2
 from autoprune.searchers.optuna_study import OptunaSearcher
 from autoprune.searchers.problem import Problem
@@ -36,11 +32,6 @@ BOUND = {"params": "0.6x"}
 class TestTPE(SearcherContract):
     def make(self, problem: Problem, **settings: Any) -> TPE:
         return make_tpe(problem, **settings)
-
-
-class TestGP(SearcherContract):
-    def make(self, problem: Problem, **settings: Any) -> GP:
-        return make_gp(problem, **settings)
 
 
 class TestOptunaNSGA2(SearcherContract):
@@ -89,7 +80,7 @@ def test_optuna_is_told_what_was_evaluated_and_its_room_under_the_bounds(name: s
 @pytest.mark.parametrize("name", MAKES)
 def test_the_seeds_come_first_and_nothing_twice(name: str) -> None:
     problem = tabular_problem(BOUND, (KL, PARAMS))
-    done = [r.proposal.candidate for r in drive(small(name, problem), Tabular(problem.space), 20)]
+    done = [r.proposal.candidate for r in drive(small(name, problem), Tabular(problem.space), 16)]
     assert tuple(done[: len(problem.seeds)]) == problem.seeds and len(set(done)) == len(done)
 
 
@@ -130,24 +121,6 @@ def test_running_candidates_are_shown_to_the_sampler(monkeypatch: pytest.MonkeyP
     assert seen == [(0, 0), (0, 1), (0, 2), (0, 3), (4, 0), (4, 1), (4, 2), (4, 3)]
 
 
-def test_gp_thinks_the_same_with_two_threads_and_other_global_states() -> None:
-    problem, proposed = tabular_problem(BOUND, (KL, PARAMS)), []
-    for threads in (1, 2):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        random.seed(threads)
-        np.random.seed(threads)
-        torch.manual_seed(threads)
-        state = torch.get_rng_state()
-        try:
-            done: list[Result] = drive(small("gp", problem), Tabular(problem.space), 16)
-            assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
-        finally:
-            torch.set_num_threads(before)
-        proposed.append([r.proposal for r in done])
-    assert proposed[0] == proposed[1]
-
-
 def test_nothing_is_logged_and_the_level_is_put_back(caplog: pytest.LogCaptureFixture) -> None:
     problem, before = tabular_problem(BOUND, (KL, PARAMS)), optuna.logging.get_verbosity()
     optuna.logging.enable_propagation()
@@ -179,17 +152,12 @@ def test_a_small_space_ends(name: str) -> None:
     assert searcher.finished and len({r.proposal.candidate for r in done}) == len(done) <= 5
 
 
-def test_gp_takes_four_objectives_at_most() -> None:
-    many = (KL, PARAMS, *map(Objective, ("decode", "flops", "bytes")))
-    with pytest.raises(SettingError, match=r"search=gp takes at most 4 objectives; objectives=\[kl, params"):
-        make_gp(tabular_problem({}, many))
-    drive(make_tpe(tabular_problem({}, many)), Tabular(tabular_problem().space), 24)
-
-
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
         ("tpe", "batch", 0),
+        ("tpe", "candidates", 0),
+        ("gp", "startup", 1),
         ("gp", "smallest", 2.0),
         ("optuna_nsga2", "population", 1),
         ("optuna_nsga2", "crossover", 1.5),

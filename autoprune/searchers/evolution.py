@@ -13,6 +13,7 @@ from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
 
 TRIES = 50
+KEPT = 8  # finalists
 
 Vary = Callable[[np.random.Generator], Candidate | None]
 
@@ -46,6 +47,7 @@ class Evolution(ABC):
         self._survivors, self._windows = tuple(survivors), tuple(windows)
         self._generations = generations
         self._parents = list(problem.seeds)
+        self._past: dict[Candidate, None] = {}  # parents, latest last
         self._next = 0
         self._step = 0
         self._generation = 0
@@ -61,6 +63,10 @@ class Evolution(ABC):
     def parent(self) -> Candidate:
         """The best candidate so far."""
         return self._parents[0]
+
+    def finalists(self) -> list[Candidate]:
+        """The parent and the ones before it, latest first."""
+        return list(self._past)[::-1][:KEPT]
 
     @property
     def finished(self) -> bool:
@@ -107,6 +113,8 @@ class Evolution(ABC):
         return list(dict.fromkeys(repaired))
 
     def _breed(self) -> None:
+        self._past.pop(self.parent, None)
+        self._past[self.parent] = None
         self._stage = 0
         self._pool = next((p for p in map(self._children, self.variations()) if p), [])
 

@@ -22,6 +22,8 @@ from tests.tabular import KL, PARAMS, SHAPE, Tabular, drive, failing, structured
 
 
 class TestEMO(SearcherContract):
+    one_quality = True
+
     def make(self, problem: Problem, **settings: Any) -> EMO:
         return make_emo(problem, **settings)
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.errors import SettingError
+from autoprune.errors import MeasurementError, SettingError
+from autoprune.ledger import Ledger
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
 
+ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 CORRECTION_PLANS = 12
 SEED = 0
 METHOD = 2  # of measuring: another one makes another table
@@ -146,6 +148,23 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
             correction_plans=correction,
             held_out_plans=held,
         )
+
+
+def measure_front(
+    parts: Parts, ledger: Ledger, entries: Sequence[Entry], progress: Progress
+) -> dict[str, Measured]:
+    """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
+    if parts.cfg.latency.mode == "off":
+        return {}
+    if parts.cfg.latency.foreign:
+        ledger.event("note", text=ELSEWHERE)
+        return {}
+    try:
+        return measure_entries(parts, entries, progress)
+    except MeasurementError as error:
+        ledger.event("note", text=f"The front was not timed: {error}.")
+        progress.say(f"front not timed: {error}")
+        return {}
 
 
 def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) -> dict[str, Measured]:

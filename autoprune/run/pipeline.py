@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, estimate
 from autoprune.run.finalists import prepare_finals, score_finalists
 from autoprune.run.hosting import hosting
-from autoprune.run.latency import latency_table, measure_entries
+from autoprune.run.latency import latency_table, measure_front
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
@@ -38,12 +37,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from autoprune.executors.base import Opened
-    from autoprune.hardware.endtoend import Measured
     from autoprune.hardware.table import LatencyTable
     from autoprune.progress import Progress
 
 
-ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 
 
@@ -215,7 +212,7 @@ def _finish(
         _search(run, ledger, executor, adopted)
         executor.close()  # nothing of it may run while the front is timed
         entries = _finals(run, ledger)
-        measured = _measure(run, ledger, entries)
+        measured = measure_front(run.parts, ledger, entries, run.progress)
         ledger.event("wall", seconds=time.monotonic() - started)
         write_outputs(run, ledger, entries, measured)
         ledger.event("finished")
@@ -321,21 +318,6 @@ def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any, 
     plan = space.decode(candidate)
     metrics = {Split.SELECTION.value: selected.get(plan.key, {}), Split.TEST.value: tested.get(plan.key, {})}
     return finals.Entry(name, plan, candidate, metrics, own.get(plan.key, {}))
-
-
-def _measure(run: Run, ledger: Ledger, entries: Sequence[finals.Entry]) -> dict[str, Measured]:
-    """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
-    if run.cfg.latency.mode == "off":
-        return {}
-    if run.cfg.latency.foreign:
-        ledger.event("note", text=ELSEWHERE)
-        return {}
-    try:
-        return measure_entries(run.parts, entries, run.progress)
-    except MeasurementError as error:
-        ledger.event("note", text=f"The front was not timed: {error}.")
-        run.progress.say(f"front not timed: {error}")
-        return {}
 
 
 def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Recorded]:

@@ -6,7 +6,7 @@ over seeds, each another problem and another search. Second table: the enumerate
 blocks of docs-llama on 16 windows): how many evaluations of 16 windows a method needs until the front that it would
 report has 95 % of the true hypervolume (share of dense parameters and log10 KL; reference: all parameters and the KL
 of the best uniform plan at 0.3x), and the share it ends with. A smaller evaluation counts for its windows' share.
-Methods that work at one budget take turns at seven: 0.3x, 0.4x, … 0.9x.
+Methods that work at one budget take turns at 28: 0.3x, 0.325x, … 0.975x, whose optima have 97.5 % of the volume.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ SHAPE = Shape(
 )
 OBJECTIVES = (Objective("kl"), Objective("params"))
 RATIO, WINDOWS, FINALISTS = 0.5, 64, 8
-TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+UNIFORM = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # what a search for a front starts from
+TARGETS = tuple(round(0.3 + 0.025 * i, 3) for i in range(28))
 SMALLEST = 1e-5  # KL below this is the table's rounding
 
 Evaluate = Callable[[Proposal], Result]
@@ -124,7 +125,7 @@ class EnumeratedRace:
         self.case = case
         self.space: Space = sublayers(case.genes, case.full, [case.costs])
         self._dense = self.space.cost(self.space.dense)["params"]
-        uniform = [self._point(c)[1] for c in uniform_candidates(self.space, TARGETS[0])]
+        uniform = [self._point(c)[1] for c in uniform_candidates(self.space, UNIFORM[0])]
         self._reference = (1.0, min(uniform))
         self.whole = self.volume(case.front(self.space))
 
@@ -167,7 +168,7 @@ class EnumeratedRace:
         )
         runs = []
         for limits in bounds:
-            seeds = seed_candidates(self.space, limits, TARGETS, seed)
+            seeds = seed_candidates(self.space, limits, UNIFORM, seed)
             problem = Problem(self.space, OBJECTIVES, limits, seed, self.case.windows, seeds)
             runs.append(driven(searcher(name, problem, SETTINGS.get(name)), evaluate))
         while runs:

@@ -17,7 +17,7 @@ from autoprune.executors.base import Opened
 from autoprune.executors.ray import Ray
 from autoprune.executors.serial import Serial
 from autoprune.executors.worker import Worker
-from tests.contracts import ExecutorContract
+from tests.executor_contract import ExecutorContract
 
 STATUS = 9  # of the ordered columns
 

@@ -188,11 +188,12 @@ class Decoder:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, heads, T, head_dim] turned by cos and sin [B, T, size]; what lies beyond `size` stays."""
-    size = cos.shape[-1]
-    turned, rest = x[..., :size], x[..., size:]
-    across = torch.cat((-turned[..., size // 2 :], turned[..., : size // 2]), dim=-1)
-    turned = turned * cos[:, None] + across * sin[:, None]
-    return turned if not rest.shape[-1] else torch.cat((turned, rest), dim=-1)
+    size, half = cos.shape[-1], cos.shape[-1] // 2
+    cos, sin = cos[:, None], sin[:, None]
+    turned = x[..., :size] * cos
+    turned[..., :half].sub_(x[..., half:size] * sin[..., :half])  # halves in place: nothing is joined
+    turned[..., half:].add_(x[..., :half] * sin[..., half:])
+    return turned if size == x.shape[-1] else torch.cat((turned, x[..., size:]), dim=-1)
 
 
 def _sliding(tokens: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -28,7 +28,7 @@ def search(
     *,
     data: str | Path = "auto",
     space: str | Sequence[str] = "structured",
-    search: str = "nsga2",
+    search: str = "auto",
     objectives: Sequence[str] = ("kl", "params"),
     constraints: Mapping[str, str | float | Sequence[str | float]] | None = None,
     tokens: float = 1e6,

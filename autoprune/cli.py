@@ -35,13 +35,13 @@ settings (autoprune --cfg job prints all; autoprune list names the choices):
   model=NAME|PATH|HUB_ID          required
   data=FILE|FOLDER|NAME           text to measure on
   space=[structured]              what may change
-  search=nsga2                    how to search
+  search=auto                     how to search
   objectives='[kl,params]'        what to make small
   constraints='{{decode: 0.6x}}'    bounds: of dense (0.6x) or absolute
   tokens=1e6                      how much to spend
   seed=0  out=DIR  +experiment=demo
 
-example: autoprune model=docs-llama search=nsga2 constraints='{{params: 0.6x}}' out=results/first
+example: autoprune model=docs-llama constraints='{{params: 0.6x}}' out=results/first
 """
 
 

@@ -17,7 +17,7 @@ from autoprune.searchers.problem import Problem
 from autoprune.searchers.tabular import Tabular
 from autoprune.shape import AnalyticCosts, Shape
 
-METHODS = ("random", "evopress", "evopress+", "nsga2")
+METHODS = ("auto", "random", "evopress", "evopress+", "nsga2")
 SHAPE = Shape(
     "llama", blocks=250, hidden=512, heads=8, kv_groups=4, head_dim=64, ffn=2048, vocabulary=1000, tied=True
 )

@@ -30,8 +30,8 @@ from autoprune.space import Candidate, Space
 from autoprune.study import Searcher
 from autoprune.uniform import uniform_candidates
 
-METHODS = ("random", "greedy", "dp", "milp", "local", "evopress", "evopress+", "nsga2")
-FRONTS = ("random", "nsga2", "dp", "milp")  # those that need no constraint
+METHODS = ("auto", "random", "greedy", "dp", "milp", "local", "evopress", "evopress+", "nsga2")
+FRONTS = ("auto", "random", "nsga2", "dp", "milp")  # those that need no constraint
 SETTINGS: Mapping[str, Mapping[str, Any]] = {  # the enumerated case has 16 windows and few plans
     "random": {"windows": 16},
     "nsga2": {"windows": 16, "population": 32},

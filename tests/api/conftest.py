@@ -43,7 +43,7 @@ class Given:
 
     def search(self, out: Path, *settings: str, model: Path | None = None, **named: Any) -> Front:
         """A small search in this process."""
-        chosen = {"tokens": TOKENS, "data": self.text, **named}
+        chosen = {"tokens": TOKENS, "data": self.text, "search": "nsga2", **named}
         small = () if "search" in named else NSGA2
         return autoprune.search(
             model or self.model, out=out, settings=(*SETTINGS, *small, *settings), **chosen
@@ -52,7 +52,7 @@ class Given:
     def line(self, out: Path, *settings: str) -> list[str]:
         """The same as words of a command line."""
         named = [f"model={self.model}", f"data={self.text}", f"tokens={TOKENS}", f"out={out}"]
-        return [*named, *SETTINGS, *NSGA2, *settings]
+        return [*named, *SETTINGS, "search=nsga2", *NSGA2, *settings]
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_too_little_text(refused: Run, tmp_path: Path) -> None:
         ("objectives: no evaluator provides 'klx'; did you mean 'kl'?", {"objectives": ["klx", "params"]}),
         ("constraints.decode is not a cost of this run; ", {"constraints": {"decode": "0.5x"}}),
         ("constraints.params=half is not a bound", {"constraints": {"params": "half"}}),
-        ("search=nsga3 is unknown; did you mean 'nsga2'?", {"search": "nsga3"}),
+        ("search=nsga4 is unknown; did you mean 'nsga3'?", {"search": "nsga4"}),
         ("model=nowhere does not exist", {"model": "nowhere"}),
         ("data=nowhere is neither a file, a folder nor", {"data": "nowhere"}),
     ],

@@ -54,7 +54,7 @@ def test_help_is_short_and_names_every_command() -> None:
 def test_the_settings_that_help_shows_are_the_defaults() -> None:
     cfg = compose(["model=x"])
     assert cfg.seed == 0 and cfg.tokens == 1e6 and list(cfg.objectives) == ["kl", "params"]
-    assert list(cfg.space) == ["structured"] and cfg.search._target_.endswith(".NSGA2")
+    assert list(cfg.space) == ["structured"] and cfg.search._target_.endswith(".Auto")
 
 
 @pytest.mark.parametrize(

@@ -59,14 +59,14 @@ def small(words: list[str]) -> list[str]:
     timed = any("decode" in word or "prefill" in word for word in words)
     extra = [] if any(word.startswith("data=") for word in words) else [DATA]
     extra += [] if any(word.startswith("tokens=") for word in words) else [f"tokens={TOKENS}"]
-    method = next((w.removeprefix("search=") for w in words if w.startswith("search=")), "nsga2")
+    method = next((w.removeprefix("search=") for w in words if w.startswith("search=")), "auto")
     extra += ["search.population=8"] if method == "nsga2" else []
     return [*changed, *extra, *SETTINGS, *(TIMED if timed else UNTIMED)]
 
 
 def small_python(text: str) -> str:
     """The same code on the tiny model with a tiny budget."""
-    settings = [*SETTINGS, *UNTIMED, "search.population=8"]
+    settings = [*SETTINGS, *UNTIMED]
     for name, stand_in in STAND_INS.items():
         text = text.replace(f'"{name}"', f'"{stand_in}", data="my-text.txt", settings={settings!r}')
     return re.sub(r"tokens=[\d.e]+", f"tokens={TOKENS}", text)

@@ -16,9 +16,8 @@ from autoprune.scratch import scratch_folder
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small
 LONGEST = 24  # characters of a temporary folder: Ray makes sockets below it, whose paths may not be long
-KEPT = str(
-    1 << 30
-)  # bytes; by itself glibc returns every plan's logits to the system, which takes a tenth of the time
+# glibc by itself returns every plan's logits to the system, and fetching them again takes a tenth of the time
+KEPT = str(1 << 30)  # bytes
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT}
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 

@@ -101,9 +101,11 @@ class TestRay(ExecutorContract):
         from autoprune.bench.processes import workers
         from autoprune.executors.cluster import ALLOCATOR
 
-        for pid in workers(
-            os.getpid()
-        ):  # glibc reads them when a process starts: setting them later does nothing
+        deadline = time.monotonic() + 120
+        while len(pids := workers(os.getpid())) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for pid in pids:  # glibc reads them when a process starts: setting them later does nothing
             started_with = Path(f"/proc/{pid}/environ").read_text().split("\0")
             assert {f"{name}={value}" for name, value in ALLOCATOR.items()} <= set(started_with)
 

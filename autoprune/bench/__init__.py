@@ -18,6 +18,7 @@ BENCHMARKS = (
     "enumerate",
     "searchers",
     "stage",
+    "ablation",
 )  # modules of this package with a `main(args)`
 
 

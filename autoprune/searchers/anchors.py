@@ -15,7 +15,7 @@ from autoprune.searchers.proposals import Bounds
 from autoprune.searchers.race import Verdict
 from autoprune.space import Candidate, CostTable, Space
 
-PATIENCE = 8  # how many times its first cap a race may last
+PATIENCE = 4  # how many times its first cap a race may last
 
 
 @dataclass(frozen=True)

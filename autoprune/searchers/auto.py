@@ -34,12 +34,12 @@ TRIES = 3  # draws for every contender wanted
 class Auto(Scripted):
     """Table, additive optimum of each budget, then rounds of model-drawn moves in paired races.
 
-    windows: fitness windows of the sensitivity table; candidates: moves a round, each first met on `first` windows;
-    racers: how many of them race on; chunk, z, cap: a race adds `chunk` windows until the leader's paired z passes `z`
-    or it met `cap` windows, twice as many after every round without a new champion, at most eight times; drop: paired z
-    at which a racer is given up against the leader; radius: steps a site may move in a round; caution: range of the
-    penalty on every step of a draw, in standard deviations of a gap on one window; reach: steps at which a
-    measurement counts 1/e as much; spacing: distance of a front's budgets as shares of dense; smallest: the least of
+    windows: fitness windows of the sensitivity table; candidates: moves a round; first: windows that all of them meet;
+    racers: how many of them race on; chunk: windows that a race adds at a time; cap: most windows of a race, twice as
+    many after every round without a new champion, at most four times; z: paired z of the leader that ends a race;
+    drop: paired z at which a racer is given up against the leader; radius: steps a site may move in a round; caution:
+    range of the penalty on every step of a draw, in standard deviations of a gap on one window; reach: steps at which
+    a measurement counts 1/e as much; spacing: distance of a front's budgets as shares of dense; smallest: the least of
     them.
     """
 
@@ -50,9 +50,9 @@ class Auto(Scripted):
         self,
         problem: Problem,
         windows: int = 1,
-        candidates: int = 24,
+        candidates: int = 20,
         first: int = 1,
-        racers: int = 4,
+        racers: int = 3,
         chunk: int = 2,
         cap: int = 4,
         z: float = 2.0,
@@ -115,10 +115,7 @@ class Auto(Scripted):
 
     def _found(self, limits: Limits) -> Script:
         """Open a budget: the additive optimum, unless a plan that the problem suggests is better."""
-        space, rng = self.problem.space, step_rng(self.problem.seed, 0)
-        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, SEEDS))
-        offered = list(dict.fromkeys(c for c in suggested if c is not None))
-        offered = offered or [space.repair(space.dense, limits.constraints, rng)]
+        offered = self._opening(limits)
         fidelity = self._windows.fresh(self._rules.chunk)
         results = yield [Trial(c, fidelity) for c in offered]
         self._board.add(results)
@@ -126,6 +123,13 @@ class Auto(Scripted):
         best = min(offered, key=self._board.level)
         self._anchors.append(Anchor(limits, best))
         self._anchors[-1].remember(best)
+
+    def _opening(self, limits: Limits) -> list[Candidate]:
+        """Where a budget may start."""
+        space, rng = self.problem.space, step_rng(self.problem.seed, 0)
+        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, SEEDS))
+        offered = list(dict.fromkeys(c for c in suggested if c is not None))
+        return offered or [space.repair(space.dense, limits.constraints, rng)]
 
     def _play(self, anchor: Anchor) -> Generator[list[Trial], Sequence[Result], bool]:
         """One round at a budget; whether there was anything to try."""
@@ -136,7 +140,7 @@ class Auto(Scripted):
         if not contenders:
             return False
         steps = np.array([self._model.code(c) for c in contenders]) - self._model.code(champion)
-        beliefs = dict(zip(contenders, posterior.beliefs(steps, self._spread.misfit), strict=True))
+        beliefs = dict(zip(contenders, self._believed(posterior, steps), strict=True))
         fidelity = self._windows.fresh(self._first)
         self._board.add((yield [Trial(c, fidelity) for c in (champion, *contenders)]))
         racers = self._qualified(champion, beliefs)
@@ -153,6 +157,14 @@ class Auto(Scripted):
         self._learn(champion, beliefs)
         anchor.judge(verdict)
         return True
+
+    def _believed(self, posterior: Posterior, steps: Array) -> list[Belief]:
+        """What is expected of contenders that differ from the champion by `steps`."""
+        return posterior.beliefs(steps, self._spread.misfit)
+
+    def _drawn(self, posterior: Posterior, rng: np.random.Generator, count: int) -> Array:
+        """Step effects to look for optima under."""
+        return posterior.draw(rng, count)
 
     def _prior(self, champion: Candidate) -> tuple[Array, Array]:
         """Mean and sd of every step before any gap is measured: what the table says, at the champion's own level."""
@@ -171,7 +183,7 @@ class Auto(Scripted):
         """Draws of the model, each at its optimum near the champion, and what neighbours in budget offer."""
         found = dict.fromkeys(self._neighbours(anchor, posterior))
         for radius in range(self._radius, self._model.width):
-            drawn = posterior.draw(rng, TRIES * self._count)
+            drawn = self._drawn(posterior, rng, TRIES * self._count)
             for number, effect in enumerate((posterior.best, *drawn)):
                 caution = rng.uniform(*self._caution) * (number > 0) * self._spread.noise**0.5
                 values = step_values(effect, anchor.champion, self._sizes, radius, caution)

@@ -44,6 +44,10 @@ class StepModel:
         self._known.pop((champion, contender), None)
         self._known[champion, contender] = (at, self.code(contender) - at, gap, variance)
 
+    def forget(self, champion: Candidate) -> None:
+        """Drop what was measured against any other champion."""
+        self._known = {pair: row for pair, row in self._known.items() if pair[0] == champion}
+
     def posterior(self, champion: Candidate, mean: Array, sd: Array, misfit: float) -> Posterior:
         """What is known around a champion, from step means and deviations [genes * (width - 1)] known before.
 

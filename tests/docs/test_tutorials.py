@@ -27,7 +27,7 @@ def test_your_model(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for words in (*commands(search), *commands(look), *commands(export)):
         assert run_shell(words, monkeypatch) == 0
     said = capsys.readouterr().out
-    assert "mine  finished  my-model  nsga2" in said and "# Leaderboard" in said
+    assert "mine  finished  my-model  auto" in said and "# Leaderboard" in said
     exec(compile(timing.text, YOURS, "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["dense", "smaller"] and lines[0] != lines[1]

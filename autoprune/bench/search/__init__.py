@@ -29,13 +29,18 @@ STITCHED = (0.9, 0.775, 0.65, 0.525, 0.4)
 
 def main(args: Sequence[str]) -> None:
     """Search, score, print and write tables and pictures."""
-    options = _parse(args)
+    compare("search", __doc__, args)
+
+
+def compare(name: str, doc: str | None, args: Sequence[str], fixed: Sequence[str] = ()) -> None:
+    """The same under another benchmark's name, with arguments of its own before the user's."""
+    options = _parse([*fixed, *args])
     setting = runs.Setting(options.model, options.data, options.space, tuple(options.settings), options.work)
     window = int(_value(setting, "window"))
     singles, fronts = (methods.parse(text, window) for text in (options.methods, options.fronts))
     found = _compare(options, setting, singles, fronts)
     to = Path(options.to) if options.to else Path("results/search") / f"{setting.name}.md"
-    publish("search", __doc__, args, _text(found, singles, fronts, options.front_budgets, to.stem), to)
+    publish(name, doc, args, _text(found, singles, fronts, options.front_budgets, to.stem), to)
     _draw(found, fronts, options.front_budgets, to)
 
 

@@ -90,11 +90,12 @@ def outcome(setting: Setting, task: Task) -> Outcome:
         scoring.check(ledger)
     plans = {}
     for tokens in task.tokens:
-        frame = found.at(tokens) if case.method.anytime and len(case.targets) < 2 else found.frame
+        prefix = case.method.anytime and len(case.targets) < 2
+        frame, named = (found.at(tokens), ()) if prefix else (found.frame, found.named)
         if len(case.targets) == 1:
-            best = scoring.best(frame, case.targets[0], task.finalists)
+            best = scoring.best(frame, case.targets[0], task.finalists, named)
             plans[tokens] = [] if best is None else [best]
         else:
-            plans[tokens] = scoring.front(frame, case.targets)
+            plans[tokens] = scoring.front(frame, case.targets, named)
     spent = int(found.frame["tokens"].sum())
     return Outcome(case, plans, spent, found.wall, found.thread, found.block_runs)

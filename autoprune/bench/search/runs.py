@@ -14,7 +14,9 @@ import pandas as pd
 from autoprune.bench.search.methods import Method
 from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.progress import Progress
-from autoprune.space import digest
+from autoprune.run import finals
+from autoprune.run.targets import PHASE
+from autoprune.space import Candidate, digest
 
 QUIET = ("latency.mode=off", "quiet=true")
 
@@ -81,6 +83,7 @@ class Searched:
     wall: float  # seconds, ask and tell included
     thread: float  # processor seconds of evaluating
     block_runs: float
+    named: tuple[Candidate, ...]  # the finalists that the searcher names; none when its results say them
 
     def at(self, tokens: int) -> pd.DataFrame:
         """The rows of a run with so many tokens, where a shorter run is the beginning of this one.
@@ -107,7 +110,9 @@ def searched(setting: Setting, case: Case) -> Searched:
     with opened(folder) as ledger:
         sums = ledger.telemetry()
         wall = sum(e["seconds"] for e in ledger.events("wall"))
-        return Searched(ledger.to_frame(), wall, sums.get("thread_seconds", 0.0), sums.get("block_runs", 0.0))
+        named = tuple(finals.chosen(ledger.events(PHASE)))
+        thread, runs = sums.get("thread_seconds", 0.0), sums.get("block_runs", 0.0)
+        return Searched(ledger.to_frame(), wall, thread, runs, named)
 
 
 def _done(folder: Path) -> bool:

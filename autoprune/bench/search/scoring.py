@@ -73,16 +73,23 @@ class Scoring:
         bounds = {"params": [f"{r:g}x" for r in ratios]} if ratios else {}
         return read_targets(bounds, self.space)
 
-    def best(self, frame: pd.DataFrame, ratio: float, limit: int) -> Scored | None:
-        """The plan that a run with these results hands out for a budget: of its finalists the best on *selection*."""
-        picked = self._finalists(frame, (ratio,), limit)
+    def best(
+        self, frame: pd.DataFrame, ratio: float, limit: int, named: Sequence[Candidate] = ()
+    ) -> Scored | None:
+        """The plan that a run with these results hands out for a budget: of its finalists the best on *selection*.
+
+        `named` are the finalists that the searcher chose itself.
+        """
+        picked = self._finalists(frame, (ratio,), limit, named)
         selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
         best = finals.best_of(picked, self.space, selected, KL)
         return None if best is None else self._scored([best])[0]
 
-    def front(self, frame: pd.DataFrame, ratios: Sequence[float]) -> list[Scored]:
+    def front(
+        self, frame: pd.DataFrame, ratios: Sequence[float], named: Sequence[Candidate] = ()
+    ) -> list[Scored]:
         """The front that a run with these results hands out, chosen on *selection*."""
-        picked = self._finalists(frame, ratios, int(self.cfg.finalists))
+        picked = self._finalists(frame, ratios, int(self.cfg.finalists), named)
         selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
         points = int(self.cfg.front_points)
         return self._scored(finals.front_of(picked, self.space, selected, self.objectives, points))
@@ -94,8 +101,12 @@ class Scoring:
         best = finals.best_of(offered, self.space, selected, KL)
         return None if best is None else self._scored([best])[0]
 
-    def _finalists(self, frame: pd.DataFrame, ratios: Sequence[float], limit: int) -> list[Candidate]:
+    def _finalists(
+        self, frame: pd.DataFrame, ratios: Sequence[float], limit: int, named: Sequence[Candidate]
+    ) -> list[Candidate]:
         targets = self.targets(ratios)
+        if named:
+            return [c for c in named if any(t.met(self.space.cost(c)) for t in targets)][:limit]
         share = max(1, limit // len(targets))
         found: dict[Candidate, None] = {}
         for target in targets:

@@ -238,6 +238,12 @@ class Space(Protocol):
         Raises InfeasibleError naming the bound and the smallest feasible value.
         """
 
+    def with_options(self, options: Mapping[str, tuple[int, ...]]) -> Space:
+        """The same space with other options for some genes, by gene name; raises SpaceError for an unknown name.
+
+        Its largest candidate need not be the dense model.
+        """
+
     def digest(self) -> str:
         """Identifies genes and options, so that a ledger of another space is refused."""
 

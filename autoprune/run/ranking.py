@@ -82,8 +82,8 @@ def _picked(
     run: Run, frame: pd.DataFrame, events: Sequence[Mapping[str, Any]], space: Space, limit: int
 ) -> list[Candidate]:
     """What the searchers name, else of every phase its share, or of every target where one phase has them all."""
-    named = [c for c in finals.chosen(events) if c != space.dense]
-    if named:
+    dense = run.space.decode(run.space.dense)  # it has a row of its own
+    if named := [c for c in finals.chosen(events) if space.decode(c) != dense]:
         return [c for c in named if any(t.met(space.cost(c)) for t in run.targets)][:limit]
     fitting = within(frame, loosest(run.targets))
     phases = [rows for _, rows in fitting.groupby("phase")] if len(fitting) else []

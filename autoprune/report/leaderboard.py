@@ -32,7 +32,7 @@ from autoprune.report.rows import (
 )
 from autoprune.report.summary import beside, change
 
-__all__ = ["COLUMNS", "markdown", "read", "terminal", "write"]
+__all__ = ["COLUMNS", "REBUILT", "markdown", "read", "terminal", "write"]
 
 
 def write(rows: pd.DataFrame, folder: Path) -> None:

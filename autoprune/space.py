@@ -238,14 +238,18 @@ class Space(Protocol):
         Raises InfeasibleError naming the bound and the smallest feasible value.
         """
 
-    def with_options(self, options: Mapping[str, tuple[int, ...]]) -> Space:
+    def digest(self) -> str:
+        """Identifies genes and options, so that a ledger of another space is refused."""
+
+
+class OptionSpace(Space, Protocol):
+    """A space whose sites may be given options of their own, by phases that rebuild ladders."""
+
+    def with_options(self, options: Mapping[str, tuple[int, ...]]) -> OptionSpace:
         """The same space with other options for some genes, by gene name; raises SpaceError for an unknown name.
 
         Its largest candidate need not be the dense model.
         """
-
-    def digest(self) -> str:
-        """Identifies genes and options, so that a ledger of another space is refused."""
 
 
 def plan_cost(plan: Plan, model: CostModel) -> dict[str, float]:

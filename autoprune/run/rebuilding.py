@@ -11,7 +11,7 @@ import pandas as pd
 from autoprune.ledger import Ledger
 from autoprune.run.seeds import seed_candidates
 from autoprune.run.targets import Shared, Target, TargetsDriver, winner
-from autoprune.space import Candidate, OptionGene, Plan, Space
+from autoprune.space import Candidate, OptionGene, OptionSpace, Plan, Space
 from autoprune.study import Phase, SupernetSpec
 
 
@@ -91,7 +91,7 @@ class RebuildingDriver(TargetsDriver):
         genes = [g for g in self._shared.space.genes if isinstance(g, OptionGene)]
         around = self._rebuilds.around
         options = {g.name: around(g, shares[g.name] * g.options[-1], iteration) for g in genes}
-        return self._shared.space.with_options(options)
+        return cast(OptionSpace, self._shared.space).with_options(options)
 
     def _shares(self, plan: Plan) -> dict[str, float]:
         genes = [g for g in self._shared.space.genes if isinstance(g, OptionGene)]

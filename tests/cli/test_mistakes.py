@@ -11,7 +11,10 @@ import pytest
 MISTAKES = [
     ("serach=nsga2", "unknown setting 'serach'; did you mean 'search'?"),
     ("model=x latency.roundz=3", "unknown setting 'latency.roundz'; did you mean 'rounds'?"),
-    ("model=x search=nsga2 search.popultion=3", "unknown setting 'search.popultion'; did you mean 'population'?"),
+    (
+        "model=x search=nsga2 search.popultion=3",
+        "unknown setting 'search.popultion'; did you mean 'population'?",
+    ),
     (
         "model=x space.structred.ffn_options=3",
         "unknown setting 'space.structred'; did you mean 'structured'?",

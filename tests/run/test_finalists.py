@@ -18,6 +18,7 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Split
 from autoprune.progress import Progress
 from autoprune.run.finalists import score_finalists, staged
+from autoprune.run.finals import Finalist
 from autoprune.run.parts import check_finals
 from autoprune.run.tasks import FILE, differences, write_tasks
 from autoprune.space import Plan
@@ -62,7 +63,10 @@ def parts(**evaluators: Own) -> Any:
 
 def score(given: Any, ledger: Ledger) -> dict[str, dict[str, float]]:
     return score_finalists(
-        lambda ladders: given, ledger, [Finalist(p, {}) for p in (DENSE, SMALL, BAD, DENSE)], Progress(quiet=True)
+        lambda ladders: given,
+        ledger,
+        [Finalist(p, {}) for p in (DENSE, SMALL, BAD, DENSE)],
+        Progress(quiet=True),
     )
 
 

@@ -242,6 +242,16 @@ class Space(Protocol):
         """Identifies genes and options, so that a ledger of another space is refused."""
 
 
+class OptionSpace(Space, Protocol):
+    """A space whose sites may be given options of their own, by phases that rebuild ladders."""
+
+    def with_options(self, options: Mapping[str, tuple[int, ...]]) -> OptionSpace:
+        """The same space with other options for some genes, by gene name; raises SpaceError for an unknown name.
+
+        Its largest candidate need not be the dense model.
+        """
+
+
 def plan_cost(plan: Plan, model: CostModel) -> dict[str, float]:
     """All costs of a plan: base plus its sublayers, summed in depth order."""
     total = dict(model.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,8 +71,33 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class SupernetSpec:
+    """The ladders of a supernet, as plain data: what they hold and behind which plan they are refit.
+
+    `options`: those of each site, by gene name; `reference`: the plan whose sublayers calibration text passes; with
+    `follow` they bring its hidden states back towards the dense model's, which is good near that plan only.
+    """
+
+    options: Mapping[str, tuple[int, ...]]
+    reference: Plan
+    follow: bool = False
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        plain = {"options": self.options, "reference": self.reference.to_json(), "follow": self.follow}
+        return json.dumps(plain, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> SupernetSpec:
+        """Exact inverse of `to_json`."""
+        data = json.loads(text)
+        options = {str(name): tuple(counts) for name, counts in data["options"].items()}
+        return SupernetSpec(options, Plan.from_json(data["reference"]), bool(data["follow"]))
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One searcher on one space and one supernet with one budget."""
+    """One searcher on one space and one supernet with one budget; `supernet` is None for the run's own."""
 
     number: int
     space: Space
@@ -80,6 +106,7 @@ class Phase:
     constraints: tuple[Constraint, ...]
     budget: Budget
     window: int  # tokens a window
+    supernet: SupernetSpec | None = None
 
 
 class Driver(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -116,6 +116,16 @@ class SublayerSpace:
         walk.lower(rng)
         walk.fill(before, rng)
         return walk.candidate()
+
+    def with_options(self, options: Mapping[str, tuple[int, ...]]) -> SublayerSpace:
+        """The same space with other options for some genes, by gene name; raises SpaceError for an unknown name."""
+        if unknown := sorted(set(options) - {g.name for g in self.genes}):
+            raise SpaceError(f"the space has no gene {unknown[0]}")
+        genes = (
+            replace(g, options=options[g.name]) if isinstance(g, OptionGene) and g.name in options else g
+            for g in self.genes
+        )
+        return replace(self, genes=tuple(genes))
 
     def digest(self) -> str:
         """Identifies genes, options and the full plan."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.objective import Result, Status
-from autoprune.study import Job
+from autoprune.study import Job, SupernetSpec
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Evaluation, Failure, Scores
@@ -20,6 +20,7 @@ class Spec:
     settings: Mapping[str, Any]  # the run's, resolved
     digests: Mapping[str, str]  # of model, corpus and ladders
     cache: str  # folder of the artifacts
+    supernet: SupernetSpec | None = None  # None: the ladders that the settings stand for
 
     @property
     def sequences(self) -> int:

@@ -66,9 +66,12 @@ class Ray:
             self._cluster = Cluster(self.capacity, threads, self._address)
 
     def open(self, evaluation: Evaluation, spec: Spec) -> None:
-        """Let every worker build the supernet that `spec` describes."""
+        """Let every worker build the supernet that `spec` describes; those that hold another build it anew."""
         self.begin(int(spec.settings["threads"]))
-        self._spec = spec
+        self._settle()
+        self._spec, idle, self._idle = spec, self._idle, []
+        for worker in idle:
+            self._let_open(worker)
 
     def submit(self, batch: Sequence[Job]) -> None:
         """Cut a batch into pieces and queue them."""
@@ -117,6 +120,11 @@ class Ray:
             self._cluster = None
         self._idle, self._running = [], {}
         self._queue.clear()
+
+    def _settle(self) -> None:
+        """Wait for workers that are still opening: calls of one batch are all answered by then."""
+        while self._running:
+            self._collect(next(iter(self._running)))
 
     def _hand_out(self) -> None:
         assert self._cluster is not None, "open() comes first"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.space import Plan
+from autoprune.space import Kind, Plan
 
 LADDERS = ("refit", "nested")
 LAYOUT = 3
@@ -22,7 +22,9 @@ class LadderRecipe:
 
     windows [N, T]: calibration token ids; sequences: windows in a chunk; options: the options of each plan setting;
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
-    sublayer's statistics are taken from (refit only), None for the dense model.
+    sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
+    gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
+    (refit only), the full option too.
     """
 
     windows: NDArray[np.int32]
@@ -32,11 +34,20 @@ class LadderRecipe:
     damping: float = 1e-3
     options: Mapping[str, tuple[int, ...]] | None = None
     reference: Plan | None = None
+    sites: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    follow: bool = False
+
+    def counts(self, block: int, kind: Kind, setting: str) -> tuple[int, ...]:
+        """How many units the options of a site keep."""
+        assert self.options is not None, "refit ladders need to know the options"
+        return self.sites.get(f"block{block}.{kind}.{setting}", self.options[setting])
 
     def identity(self) -> dict[str, Any]:
         """Plain data that changes whenever the weights would."""
         refit = self.ladder == "refit"
+        rebuilt = {"sites": {k: list(v) for k, v in sorted(self.sites.items())}, "follow": self.follow}
         return {
+            **(rebuilt if refit and (self.sites or self.follow) else {}),
             "calibration": hashlib.sha256(self.windows.astype(np.int32).tobytes()).hexdigest(),
             "shape": list(self.windows.shape),
             "sequences": self.sequences,

@@ -20,18 +20,19 @@ from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 def build_refit(
     adapter: Adapter, recipe: LadderRecipe, folder: Path, progress: Progress | None = None
 ) -> None:
-    """Rank, refit every option, and write the ladder file into `folder`; the full option stays the dense weights."""
+    """Rank, refit every option, and write the ladder file into `folder`.
+
+    The full option stays the dense weights, unless the recipe follows the dense model.
+    """
     file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
-    assert recipe.options is not None, "refit ladders need to know the options"
     with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
-                site = _Site(adapter, block, kind, stream.moments(block, kind), recipe)
-                counts = recipe.options[adapter.unit_setting(kind)]
+                site = _Site(adapter, block, kind, stream.moments(block, kind, recipe.follow), recipe)
                 file.site(block, kind, site.units, site.dense, site.order)
-                for count in counts:
-                    if 0 < count < site.units.count:
+                for count in recipe.counts(block, kind, adapter.unit_setting(kind)):
+                    if 0 < count < site.units.count + recipe.follow:
                         file.option(block, kind, count, site.output(count))
                 stream.advance(block, kind, site.reference(recipe.reference), site.dense)
                 if progress is not None:
@@ -81,6 +82,7 @@ class _Site:
         self, adapter: Adapter, block: int, kind: Kind, moments: Moments, recipe: LadderRecipe
     ) -> None:
         self.units, self.dense = adapter.units(kind), adapter.weights(block, kind)
+        self._follow = recipe.follow
         self._setting, self._block, self._kind = adapter.unit_setting(kind), block, kind
         self._projection = self.dense[OUTPUT[kind]]
         self._size = self._projection.shape[1] // self.units.count
@@ -110,4 +112,5 @@ class _Site:
         if sublayer.gone:
             return None
         count = int(sublayer.get(self._setting))
-        return self.dense if count == self.units.count else self.weights(count)
+        full = count == self.units.count and not self._follow
+        return self.dense if full else self.weights(count)

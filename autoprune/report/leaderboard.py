@@ -15,6 +15,7 @@ from autoprune.report.recovered import beside as with_recovered
 from autoprune.report.rows import (
     COLUMNS,
     COUNTS,
+    LADDERS,
     NUMBERS,
     RECOVERED,
     TEXT,
@@ -31,7 +32,7 @@ from autoprune.report.rows import (
 )
 from autoprune.report.summary import beside, change
 
-__all__ = ["COLUMNS", "markdown", "read", "terminal", "write"]
+__all__ = ["COLUMNS", "REBUILT", "markdown", "read", "terminal", "write"]
 
 
 def write(rows: pd.DataFrame, folder: Path) -> None:
@@ -63,7 +64,7 @@ def read(folder: Path) -> pd.DataFrame:
     missing = [c for c in COLUMNS if c not in rows.columns]
     if missing:
         raise LedgerError(f"{path} is not a leaderboard: it has no column {missing[0]!r}")
-    rows = rows.reindex(columns=[*rows.columns, *(c for c in RECOVERED if c not in rows.columns)])
+    rows = rows.reindex(columns=[*rows.columns, *(c for c in (*RECOVERED, LADDERS) if c not in rows.columns)])
     for column in rows.columns:
         if column not in TEXT:
             rows[column] = _numbers(rows[column], path)
@@ -125,12 +126,17 @@ def markdown(rows: pd.DataFrame) -> str:
             cells[place] = f"{cells[place]} {text.bounds(interval(row, phase))}".rstrip()
         recovered = [text.digits(number(row, column)) for column in extra]
         lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING, *recovered]))
-    return "\n".join([*lines, "", NOTE, ""])
+    rebuilt = [REBUILT] if frame[LADDERS].notna().any() else []
+    return "\n".join([*lines, "", NOTE, *rebuilt, ""])
 
 
 NOTE = (
     "Ratios are to dense; params counts block parameters; a dash means not measured. `uniform KL` is that of the "
     "smallest uniform model that is not smaller (by more than 0.01), its size after the @; `change` is against it."
+)
+REBUILT = (
+    "Searched plans use ladders rebuilt around what the search had found; uniform and dense rows use the run's own, "
+    "refit against the dense model."
 )
 
 

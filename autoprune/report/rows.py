@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 PHASES = ("prefill", "decode")
-TEXT = ("key", "method", "name", "plan")
+TEXT = ("key", "method", "name", "ladders", "plan")
 COUNTS = ("seed", "tokens", "evaluations")
 RECOVERED = ("kl_test_recovered", "perplexity_test_recovered")  # never in the columns of the plan as found
 COLUMNS = (
@@ -21,13 +21,16 @@ COLUMNS = (
     *("name", "prefill_low", "prefill_high", "decode_low", "decode_high"),
     *("prefill_pred_ms", "decode_pred_ms", "plan"),
 )
+LADDERS = (
+    "ladders"  # the name of those that hold a row's weights, empty for the run's own; absent in old files
+)
 NUMBERS = tuple(c for c in (*COLUMNS, *RECOVERED) if c not in TEXT)
 QUALITY = ("kl_test", "kl_selection", "kl_fitness")
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """A copy with all of `COLUMNS` and `RECOVERED` in order (NaN where absent), as floats, then unknown columns."""
-    known = (*COLUMNS, *RECOVERED)
+    """A copy with all of `COLUMNS`, `RECOVERED` and `LADDERS` in order (NaN where absent), as floats, then the rest."""
+    known = (*COLUMNS, *RECOVERED, LADDERS)
     order = [*known, *(c for c in rows.columns if c not in known)]
     frame = rows.reindex(columns=order).reset_index(drop=True)
     for column in NUMBERS:

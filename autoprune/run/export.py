@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,11 @@ import torch
 from autoprune.errors import SettingError
 from autoprune.objective import Split
 from autoprune.report import recovered
+from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
+from autoprune.run.supernets import parts_with
 from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ def export_plan(
     from autoprune.export.checkpoint import check_destination, save_checkpoint
     from autoprune.export.roundtrip import prove
 
-    to = check_destination(to)
+    to, run = check_destination(to), _with_ladders(run, row)
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
     command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
@@ -64,6 +68,15 @@ def export_plan(
     if outcome is not None:
         finish(outcome, to)
     return trip
+
+
+def _with_ladders(run: Run, row: Mapping[str, Any]) -> Run:
+    """The run with the ladders that hold the row's weights."""
+    ladders = word(row, LADDERS)
+    if not ladders:
+        return run
+    with closing(folder.open_ledger(run.path)) as ledger:
+        return replace(run, parts=parts_with(run.parts, ledger, ladders, run.progress))
 
 
 def _built(
@@ -111,7 +124,7 @@ def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -
             raise SettingError(f"--key {key} is not on the leaderboard; keys: {', '.join(frame['key'])}")
         if match["key"].nunique() > 1:
             raise SettingError(f"--key {key} fits several plans: {', '.join(match['key'].unique())}")
-        return match.iloc[0]
+        return match.sort_values("kl_selection", kind="stable").iloc[0]  # one plan may be on several ladders
     metric, text = next((m, t) for m, t in bounds.items() if t is not None)
     column = f"{metric}_ratio"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from autoprune.errors import AutopruneError
 from autoprune.evaluation import Failure, FinalEvaluator, Scores
 from autoprune.forward import BuiltModel
 from autoprune.ledger import Ledger
+from autoprune.run.finals import Finalist, chunks
 from autoprune.run.tasks import changes, differences
 from autoprune.space import Plan
 
@@ -36,24 +37,27 @@ def prepare_finals(parts: Parts) -> None:
 
 
 def score_finalists(
-    parts: Parts, ledger: Ledger, plans: Sequence[Plan], progress: Progress
+    parts_of: Callable[[str], Parts], ledger: Ledger, finalists: Sequence[Finalist], progress: Progress
 ) -> dict[str, dict[str, float]]:
-    """Metrics of each plan by its key; what the ledger holds already is not scored again."""
-    unique = {p.key: p for p in plans}
+    """Metrics by finalist's name; what the ledger holds already is not scored again.
+
+    `parts_of` gives the parts with the ladders of a name, the run's own for an empty one.
+    """
+    unique, own = {f.name: f for f in finalists}, parts_of("")
     found: dict[str, dict[str, float]] = {key: {} for key in unique}
-    for name, evaluator in staged(parts.final_evaluators):
+    for name, evaluator in staged(own.final_evaluators):
         known = {e["key"]: e for e in ledger.events(FINALIST) if e["evaluator"] == name}
-        missing = [p for key, p in unique.items() if key not in known]
+        missing, done = [f for key, f in unique.items() if key not in known], 0
         with progress.stage(f"finalists: {name}") as step:
-            size = 1 if evaluator.needs == "model" else CHUNK
-            for start in range(0, len(missing), size):
-                chunk = missing[start : start + size]
-                for plan, outcome in zip(chunk, evaluate(parts, evaluator, chunk), strict=True):
-                    known[plan.key] = _record(ledger, name, plan, outcome)
-                step(start + len(chunk), len(missing))
+            for chunk in chunks(missing, 1 if evaluator.needs == "model" else CHUNK):
+                outcomes = evaluate(parts_of(chunk[0].ladders), evaluator, [f.plan for f in chunk])
+                for finalist, outcome in zip(chunk, outcomes, strict=True):
+                    known[finalist.name] = _record(ledger, name, finalist.name, outcome)
+                done += len(chunk)
+                step(done, len(missing))
         for key in unique:
             found[key] |= known[key]["metrics"]
-    compared = changes(differences(items_of(ledger), parts.dense_plan().key))
+    compared = changes(differences(items_of(ledger), own.dense_plan().key))
     return {key: {**metrics, **compared.get(key, {})} for key, metrics in found.items()}
 
 
@@ -72,17 +76,17 @@ def evaluate(parts: Parts, evaluator: FinalEvaluator, plans: Sequence[Plan]) -> 
 
 
 def items_of(ledger: Ledger) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Values an item: evaluator -> plan key -> metric."""
+    """Values an item: evaluator -> finalist's name -> metric."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for event in ledger.events(FINALIST):
         found.setdefault(event["evaluator"], {})[event["key"]] = event["items"]
     return found
 
 
-def _record(ledger: Ledger, name: str, plan: Plan, outcome: Scores | Failure) -> dict[str, Any]:
-    payload: dict[str, Any] = {"evaluator": name, "key": plan.key, "metrics": {}, "items": {}}
+def _record(ledger: Ledger, name: str, key: str, outcome: Scores | Failure) -> dict[str, Any]:
+    payload: dict[str, Any] = {"evaluator": name, "key": key, "metrics": {}, "items": {}}
     if isinstance(outcome, Failure):
-        ledger.event("failed_final", key=plan.key, reason=f"{name}: {outcome.reason}")
+        ledger.event("failed_final", key=key, reason=f"{name}: {outcome.reason}")
     else:
         payload["metrics"] = {m: v for m, v in outcome.metrics.items() if math.isfinite(v)}
         payload["items"] = {m: [float(x) for x in v] for m, v in outcome.per_window.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Step = Callable[[int, int], None]
+Evaluations = Callable[[str], Evaluation]  # by the name of ladders
+Scores = dict[str, dict[str, float]]  # metrics by finalist's name
 CHUNK = 8  # plans scored per transaction group: what a crash may cost
 EXTRA = 8  # finalists by quality alone, when the front of the search is short
 NAMED = "finalists"  # in the event of a finished phase
@@ -25,14 +27,32 @@ QUALITY = ("kl", "nll", "perplexity", "kl_full", "bits_per_byte", "disagreement"
 
 
 @dataclass(frozen=True)
+class Finalist:
+    """A plan with its costs; `ladders` names those that hold its weights, empty for the run's own."""
+
+    plan: Plan
+    costs: Mapping[str, float]
+    ladders: str = ""
+
+    @property
+    def name(self) -> str:
+        """Under which its scores are remembered: a plan on other ladders is another model."""
+        return f"{self.plan.key}@{self.ladders}" if self.ladders else self.plan.key
+
+
+@dataclass(frozen=True)
 class Entry:
     """A row of the leaderboard in the making."""
 
     name: str  # dense, uniform@r or front
-    plan: Plan
-    candidate: Candidate
+    finalist: Finalist
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by split
     own: Mapping[str, float] = field(default_factory=dict)  # of evaluators with items of their own
+
+    @property
+    def plan(self) -> Plan:
+        """What every block keeps."""
+        return self.finalist.plan
 
     def quality(self, split: Split, metric: str = "kl") -> float:
         """A metric on a split, infinite when the plan failed there."""
@@ -40,30 +60,40 @@ class Entry:
 
 
 class Scorer:
-    """Scores plans on a held-out split, remembering them in the ledger."""
+    """Scores finalists on a held-out split, remembering them in the ledger; `evaluation` is that of given ladders."""
 
-    def __init__(self, evaluation: Evaluation, ledger: Ledger, space: Space) -> None:
+    def __init__(self, evaluation: Evaluations, ledger: Ledger) -> None:
         self._evaluation = evaluation
         self._ledger = ledger
-        self._space = space
 
-    def score(
-        self, candidates: Sequence[Candidate], fidelity: Fidelity, step: Step
-    ) -> dict[str, dict[str, float]]:
-        """Metrics by plan key; plans that fail are absent (and noted as an event)."""
+    def score(self, found: Sequence[Finalist], fidelity: Fidelity, step: Step) -> Scores:
+        """Metrics by finalist's name; those that fail are absent (and noted as an event)."""
         known = self._ledger.finals(fidelity)
-        plans = {p.key: p for p in map(self._space.decode, candidates)}
-        missing = [p for key, p in plans.items() if key not in known]
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            for plan, outcome in zip(chunk, self._evaluation.evaluate(chunk, fidelity), strict=True):
-                if isinstance(outcome, Failure):
-                    self._ledger.event("failed_final", key=plan.key, reason=outcome.reason)
-                else:
-                    self._ledger.record_final(plan.key, fidelity, outcome.metrics, outcome.per_window)
-                    known[plan.key] = dict(outcome.metrics)
-            step(start + len(chunk), len(missing))
-        return {key: known[key] for key in plans if key in known}
+        missing = list({f.name: f for f in found if f.name not in known}.values())
+        done = 0
+        for chunk in chunks(missing, CHUNK):
+            known |= self._scored(chunk, fidelity)
+            done += len(chunk)
+            step(done, len(missing))
+        return {f.name: known[f.name] for f in found if f.name in known}
+
+    def _scored(self, chunk: Sequence[Finalist], fidelity: Fidelity) -> Scores:
+        outcomes = self._evaluation(chunk[0].ladders).evaluate([f.plan for f in chunk], fidelity)
+        scores = {}
+        for finalist, outcome in zip(chunk, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                self._ledger.event("failed_final", key=finalist.name, reason=outcome.reason)
+            else:
+                self._ledger.record_final(finalist.name, fidelity, outcome.metrics, outcome.per_window)
+                scores[finalist.name] = dict(outcome.metrics)
+        return scores
+
+
+def chunks(found: Sequence[Finalist], size: int) -> Iterator[list[Finalist]]:
+    """Up to `size` finalists at a time, those of one supernet together."""
+    for ladders in dict.fromkeys(f.ladders for f in found):
+        group = [f for f in found if f.ladders == ladders]
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def named(searcher: Searcher) -> dict[str, list[str]]:
@@ -124,32 +154,31 @@ def thin(indices: Sequence[int], position: Sequence[float], limit: int) -> list[
     return order
 
 
-def uniform_entries(space: Space, ratios: Sequence[float]) -> dict[float, list[Candidate]]:
-    """The uniform candidates of every ratio that has some."""
-    found = {r: uniform_candidates(space, r) for r in ratios}
-    return {r: c for r, c in found.items() if c}
+def finalist(space: Space, candidate: Candidate, ladders: str = "") -> Finalist:
+    """A candidate of a space, with weights from given ladders."""
+    return Finalist(space.decode(candidate), space.cost(candidate), ladders)
 
 
-def best_of(
-    candidates: Sequence[Candidate], space: Space, scores: Mapping[str, Mapping[str, float]], metric: str
-) -> Candidate | None:
-    """The candidate of lowest metric on selection."""
-    rated = [(scores[k][metric], i) for i, c in enumerate(candidates) if (k := space.decode(c).key) in scores]
-    return candidates[min(rated)[1]] if rated else None
+def uniform_entries(space: Space, ratios: Sequence[float]) -> dict[float, list[Finalist]]:
+    """The uniform plans of every ratio that has some, on the run's own ladders."""
+    found = {r: [finalist(space, c) for c in uniform_candidates(space, r)] for r in ratios}
+    return {r: group for r, group in found.items() if group}
+
+
+def best_of(found: Sequence[Finalist], scores: Scores, metric: str) -> Finalist | None:
+    """The finalist of lowest metric on selection."""
+    rated = [(scores[f.name][metric], i) for i, f in enumerate(found) if f.name in scores]
+    return found[min(rated)[1]] if rated else None
 
 
 def front_of(
-    candidates: Sequence[Candidate],
-    space: Space,
-    scores: Mapping[str, Mapping[str, float]],
-    objectives: Sequence[Objective],
-    limit: int,
-) -> list[Candidate]:
+    found: Sequence[Finalist], scores: Scores, objectives: Sequence[Objective], limit: int
+) -> list[Finalist]:
     """Non-dominated on selection quality and the cost objectives (params when there is none), thinned evenly."""
-    rated = [c for c in candidates if space.decode(c).key in scores]
+    rated = [f for f in found if f.name in scores]
     quality = quality_metric(objectives)
     costs = [o.metric for o in objectives if o.metric not in QUALITY] or ["params"]
-    points = [[*(space.cost(c)[m] for m in costs), scores[space.decode(c).key][quality]] for c in rated]
+    points = [[*(f.costs[m] for m in costs), scores[f.name][quality]] for f in rated]
     return [rated[i] for i in thin(non_dominated(points), [p[0] for p in points], limit)]
 
 

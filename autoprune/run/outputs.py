@@ -12,13 +12,14 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Split
 from autoprune.report import html, leaderboard
 from autoprune.report.facts import RunFacts
-from autoprune.report.rows import spread
+from autoprune.report.rows import LADDERS, spread
 from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
 from autoprune.run.latency import origin
 from autoprune.run.recovery import recovery_of
+from autoprune.run.supernets import ladders_by_phase
 from autoprune.run.tasks import differences, write_tasks
 from autoprune.runs import method
 
@@ -54,13 +55,12 @@ def rows(
     run: Run, ledger: Ledger, entries: Sequence[Entry], measured: Mapping[str, Measured]
 ) -> pd.DataFrame:
     """One row per entry, in the leaderboard's columns."""
-    search = _searched(ledger)
-    fitness = _fitness(search)
+    search, own = _searched(ledger), ladders_by_phase(ledger)
     done = {"tokens": ledger.tokens(), "evaluations": int((search["origin"] == "evaluated").sum())}
     dense = run.space.cost(run.space.dense)
     found = []
     for entry in entries:
-        key, cost = entry.plan.key, run.space.cost(entry.candidate)
+        key, cost, ladders = entry.plan.key, entry.finalist.costs, entry.finalist.ladders
         row: dict[str, Any] = {
             "name": entry.name,
             "key": key,
@@ -73,14 +73,15 @@ def rows(
         row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
         row |= _times(measured.get(key))
-        row["kl_fitness"] = fitness.get(key)
+        row[LADDERS] = ladders or None
+        row["kl_fitness"] = _fitness(search[search["phase"].map(own).fillna("") == ladders]).get(key)
         row["kl_selection"] = entry.metrics[Split.SELECTION.value].get("kl")
         row["kl_test"] = entry.metrics[Split.TEST.value].get("kl")
         row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")
         row |= _further(entry)
         found.append(row)
     further = dict.fromkeys(m for entry in entries for m in _further(entry))
-    return pd.DataFrame(found).reindex(columns=[*leaderboard.COLUMNS, *further])
+    return pd.DataFrame(found).reindex(columns=[*leaderboard.COLUMNS, LADDERS, *further])
 
 
 def _further(entry: Entry) -> dict[str, float]:
@@ -93,7 +94,9 @@ def _further(entry: Entry) -> dict[str, float]:
 def _searched(ledger: Ledger) -> pd.DataFrame:
     """The search's results; the columns are there even when it ended before the first one."""
     frame = ledger.to_frame()
-    return frame if len(frame) else pd.DataFrame(columns=["key", "status", "origin", "start", "stop"])
+    return (
+        frame if len(frame) else pd.DataFrame(columns=["phase", "key", "status", "origin", "start", "stop"])
+    )
 
 
 def _times(measured: Measured | None) -> dict[str, float | None]:
@@ -134,7 +137,7 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         method=method(cfg),
         seed=int(cfg.seed),
         tokens_search=ledger.tokens(),
-        tokens_setup=_setup_tokens(run, search),
+        tokens_setup=_setup_tokens(run, search, 1 + len(set(ladders_by_phase(ledger).values()))),
         tokens_final=_final_tokens(ledger, int(cfg.window)),
         evaluations=int((search["origin"] == "evaluated").sum()),
         failed=int((search["status"] == "failed").sum()),
@@ -162,12 +165,12 @@ def _notes(ledger: Ledger, evaluations: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts if evaluations else [NOTHING, *texts]))
 
 
-def _setup_tokens(run: Run, search: pd.DataFrame) -> int:
-    """Calibration plus the fitness windows the dense teacher was run on."""
+def _setup_tokens(run: Run, search: pd.DataFrame, supernets: int) -> int:
+    """Calibration, once for each supernet, plus the fitness windows the dense teacher was run on."""
     covered: set[int] = set()
     for start, stop in set(zip(search["start"], search["stop"], strict=True)):
         covered.update(range(start, stop))
-    return int(run.parts.recipe.windows.size) + len(covered) * int(run.cfg.window)
+    return supernets * int(run.parts.recipe.windows.size) + len(covered) * int(run.cfg.window)
 
 
 def _final_tokens(ledger: Ledger, window: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autoprune.hardware.table import LatencyTable
     from autoprune.models.base import Adapter
     from autoprune.progress import Progress
+    from autoprune.study import SupernetSpec
 
 
 class SpacePart(Protocol):
@@ -111,6 +112,17 @@ class Parts:
         context = self.context()
         chosen = self.supernet if supernet is None else supernet
         return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences), only)
+
+    def rebuilt(self, spec: SupernetSpec, progress: Progress) -> Parts:
+        """The same with another supernet; its ladders are built now, or taken from the cache."""
+        recipe = replace(
+            self.recipe, sites=spec.options, reference=spec.reference, follow=spec.follow, ladder="refit"
+        )
+        with progress.stage("building ladders") as step:
+            folder = ladder_folder(self.adapter, self.loaded.digest, recipe, self.cache, step)
+        ladders = StoredLadders(self.adapter, folder)
+        supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
+        return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
     def space(self, table: LatencyTable | None) -> Space:
         """The search space, priced analytically and by the latency table where there is one."""

@@ -5,32 +5,32 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune import __version__
 from autoprune.errors import LedgerError, MeasurementError, SettingError
-from autoprune.evaluation import Evaluation
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, estimate
-from autoprune.run.finalists import prepare_finals, score_finalists
+from autoprune.run.finalists import prepare_finals
 from autoprune.run.hosting import hosting
 from autoprune.run.latency import latency_table, measure_front
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
     check_finals,
-    held_out,
     instantiate,
     objectives,
     open_parts,
     search_evaluation,
 )
+from autoprune.run.ranking import ranked
 from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
-from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, loosest, read_targets, within
-from autoprune.space import Candidate, Space
+from autoprune.run.supernets import check_rebuildable, ladders_by_phase, opened
+from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, driver_of, loosest, read_targets
+from autoprune.space import Space
 from autoprune.study import Budget, Study
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
+Adopted = dict[str, dict[tuple[str, Fidelity], Recorded]]  # by the name of ladders, then plan key and windows
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _table(parts: Parts, path: Path, progress: Progress) -> LatencyTable | None:
 def _check_budget(run: Run) -> None:
     """Raise SettingError when the tokens do not pay for the first evaluation that the searcher asks for."""
     phase = _driver(run).phase(0)
+    check_rebuildable(run.parts, phase)
     searcher, tokens = phase.searcher, phase.budget.tokens or 0
     for proposal in searcher.ask(searcher.batch):
         count = proposal.fidelity.count
@@ -204,14 +206,12 @@ def _check_identity(ledger: Ledger, run: Run) -> None:
             )
 
 
-def _finish(
-    run: Run, ledger: Ledger, executor: Opened, adopted: dict[tuple[str, Fidelity], Recorded]
-) -> Path:
+def _finish(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> Path:
     started = time.monotonic()
     try:
         _search(run, ledger, executor, adopted)
         executor.close()  # nothing of it may run while the front is timed
-        entries = _finals(run, ledger)
+        entries = ranked(run, ledger, _driver(run))
         measured = measure_front(run.parts, ledger, entries, run.progress)
         ledger.event("wall", seconds=time.monotonic() - started)
         write_outputs(run, ledger, entries, measured)
@@ -225,20 +225,20 @@ def _finish(
     return run.path
 
 
-def _search(
-    run: Run, ledger: Ledger, executor: Opened, adopted: dict[tuple[str, Fidelity], Recorded]
-) -> None:
+def _search(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> None:
     if ledger.events("searched"):
         return
-    evaluation = search_evaluation(run.parts, run.objectives)
     dense = dict(run.space.cost(run.space.dense))
-    driver = _driver(run)
-    executor.open(evaluation, spec_of(run.parts))
+    driver, held = _driver(run), ""
     if len(driver.targets) > 1:
         run.progress.say("one after the other: " + ", ".join(t.name for t in driver.targets))
     while (phase := driver.next(ledger)) is not None:
+        parts = opened(run.parts, ledger, phase, run.progress)
+        if parts.ladder_folder.name != held:
+            executor.open(search_evaluation(parts, run.objectives), spec_of(parts, phase.supernet))
+            held = parts.ladder_folder.name
         with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
-            reason = Study(phase, ledger, executor, bar, adopted).run()
+            reason = Study(phase, ledger, executor, bar, adopted.get(held)).run()
         ledger.event(PHASE, number=phase.number, reason=reason, **finals.named(phase.searcher))
     reason = ledger.events(PHASE)[-1]["reason"]
     ledger.event("searched", reason=reason, tokens=ledger.tokens())
@@ -247,7 +247,7 @@ def _search(
 
 def _driver(run: Run) -> TargetsDriver:
     cfg = run.cfg
-    return TargetsDriver(
+    return driver_of(
         Shared(
             space=run.space,
             objectives=run.objectives,
@@ -263,65 +263,8 @@ def _driver(run: Run) -> TargetsDriver:
     )
 
 
-def _finals(run: Run, ledger: Ledger) -> list[finals.Entry]:
-    """Dense, the best uniform of every ratio, and the front, with their metrics on selection and test."""
-    cfg, space = run.cfg, run.space
-    scorer = finals.Scorer(_final_evaluation(run), ledger, space)
-    picked = _finalists(run, ledger)
-    uniform = finals.uniform_entries(space, list(cfg.uniform))
-    selection = held_out(cfg, run.parts.corpus, Split.SELECTION)
-    everyone = [space.dense, *picked, *(c for group in uniform.values() for c in group)]
-    with run.progress.stage("finalists on selection") as step:
-        selected = scorer.score(everyone, selection, step)
-    front = finals.front_of(picked, space, selected, run.objectives, int(cfg.front_points))
-    quality = finals.quality_metric(run.objectives)
-    named = [("dense", space.dense)]
-    for ratio, group in uniform.items():
-        best = finals.best_of(group, space, selected, quality)
-        named += [(f"uniform@{ratio:g}", best)] if best is not None else []
-    named += [("front", c) for c in front]
-    for target in run.targets if len(run.targets) > 1 else ():
-        best = finals.best_of([c for c in picked if target.met(space.cost(c))], space, selected, quality)
-        named += [(f"target@{target.name}", best)] if best is not None else []
-    test = held_out(cfg, run.parts.corpus, Split.TEST)
-    with run.progress.stage("front on test") as step:
-        tested = scorer.score([c for _, c in named], test, step)
-    plans = [space.decode(c) for _, c in named]
-    own = score_finalists(run.parts, ledger, plans, run.progress)
-    return [_entry(space, name, candidate, selected, tested, own) for name, candidate in named]
-
-
-def _finalists(run: Run, ledger: Ledger) -> list[Candidate]:
-    """What the searchers name, else of every phase its share, or of every target where one phase has them all.
-
-    Each once; dense has a row of its own.
-    """
-    found, frame = {run.space.dense: None}, ledger.to_frame()
-    chosen = finals.chosen(ledger.events(PHASE))
-    if chosen:
-        fit = [c for c in chosen if any(t.met(run.space.cost(c)) for t in run.targets)]
-        return list(found | dict.fromkeys(fit))[1 : 1 + int(run.cfg.finalists)]
-    fitting = within(frame, loosest(run.targets))
-    phases = [rows for _, rows in fitting.groupby("phase")] if len(fitting) else []
-    parts = phases if len(phases) > 1 else [within(frame, target) for target in run.targets]
-    for part in parts:
-        share = max(1, int(run.cfg.finalists) // len(parts))
-        found |= dict.fromkeys(finals.finalists(part, run.objectives, share))
-    return list(found)[1:]
-
-
-def _final_evaluation(run: Run) -> Evaluation:
-    return run.parts.evaluation(run.parts.evaluators)
-
-
-def _entry(space: Space, name: str, candidate: Any, selected: Any, tested: Any, own: Any) -> finals.Entry:
-    plan = space.decode(candidate)
-    metrics = {Split.SELECTION.value: selected.get(plan.key, {}), Split.TEST.value: tested.get(plan.key, {})}
-    return finals.Entry(name, plan, candidate, metrics, own.get(plan.key, {}))
-
-
-def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Recorded]:
-    """Finished evaluations of another run on the same model, corpus and ladders, by plan and windows."""
+def _adopted(source: Path | None, run: Run) -> Adopted:
+    """Finished evaluations of another run on the same model, corpus and ladders."""
     if source is None:
         return {}
     other = folder.open_ledger(source)
@@ -331,10 +274,11 @@ def _adopted(source: Path | None, run: Run) -> dict[tuple[str, Fidelity], Record
             raise LedgerError(
                 f"{source}: its {name} is {stored.get(name)}, here it is {identity[name]}; nothing fits"
             )
-    found = {
-        (r.key, r.result.proposal.fidelity): r
-        for _, r in other.recorded()
-        if r.origin in ("evaluated", "adopted")
-    }
+    found: Adopted = {}
+    rebuilt = ladders_by_phase(other)
+    for phase, recorded in other.recorded():
+        if recorded.origin in ("evaluated", "adopted"):
+            at = (recorded.key, recorded.result.proposal.fidelity)
+            found.setdefault(rebuilt.get(phase, identity["ladders"]), {})[at] = recorded
     other.close()
     return found

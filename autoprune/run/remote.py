@@ -10,13 +10,15 @@ from autoprune.executors.base import Spec
 from autoprune.objective import Objective
 from autoprune.progress import Progress
 from autoprune.run.parts import Parts, open_parts, search_evaluation
+from autoprune.study import SupernetSpec
 
 
-def spec_of(parts: Parts) -> Spec:
-    """Plain data from which `evaluation` builds the same again."""
+def spec_of(parts: Parts, supernet: SupernetSpec | None = None) -> Spec:
+    """Plain data from which `evaluation` builds the same again; `supernet` is what `parts` were rebuilt with."""
     settings = OmegaConf.to_container(parts.cfg, resolve=True)
     assert isinstance(settings, dict)
-    return Spec({str(k): v for k, v in settings.items()}, parts.digests, str(parts.cache.root.absolute()))
+    plain = {str(k): v for k, v in settings.items()}
+    return Spec(plain, parts.digests, str(parts.cache.root.absolute()), supernet)
 
 
 def evaluation(spec: Spec) -> Evaluation:
@@ -26,7 +28,10 @@ def evaluation(spec: Spec) -> Evaluation:
     """
     cfg = OmegaConf.create(dict(spec.settings))
     assert isinstance(cfg, DictConfig)
-    parts = open_parts(cfg, Progress(quiet=True))
+    progress = Progress(quiet=True)
+    parts = open_parts(cfg, progress)
+    if spec.supernet is not None:
+        parts = parts.rebuilt(spec.supernet, progress)
     for name, value in spec.digests.items():
         if parts.digests[name] != value:
             raise LedgerError(

@@ -112,6 +112,7 @@ class TargetsDriver:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self.targets = self._targets()
+        self.count = len(self.targets)  # phases in all
         costs = shared.space.cost(shared.space.dense)
         self._quality = sorted(shared.objectives, key=lambda o: o.metric in costs)
 
@@ -133,7 +134,7 @@ class TargetsDriver:
     def next(self, ledger: Ledger) -> Phase | None:
         """The first phase that is not finished; what it holds already is replayed."""
         number = len(ledger.events(PHASE))
-        return None if number == len(self.targets) else self.phase(number, ledger)
+        return None if number == self.count else self.phase(number, ledger)
 
     def phase(self, number: int, ledger: Ledger | None = None) -> Phase:
         """A phase by number; without a ledger it starts from uniform plans only."""
@@ -153,8 +154,16 @@ class TargetsDriver:
             window=shared.window,
         )
 
+    def rivals(self) -> list[list[tuple[int, ...]]]:
+        """Phases that compete, being of one supernet; in each list the last ones that have results count."""
+        return [[tuple(range(self.count))]]
+
+    def space(self, number: int, ledger: Ledger) -> Space:
+        """What the candidates of a phase are of."""
+        return self._shared.space
+
     def _share(self, number: int) -> Budget:
-        budget, count = self._shared.budget, len(self.targets)
+        budget, count = self._shared.budget, self.count
 
         def of(whole: int | None) -> int | None:
             return None if whole is None else whole * (number + 1) // count - whole * number // count
@@ -168,18 +177,31 @@ class TargetsDriver:
     def _searcher(self, target: Target, first: tuple[Candidate, ...], budget: Budget) -> Searcher:
         shared = self._shared
         seeds = seed_candidates(shared.space, target.constraints, list(shared.ratios), shared.seed)
+        return self._made(shared.space, target, (*first, *seeds), budget)
+
+    def _made(self, space: Space, target: Target, seeds: Sequence[Candidate], budget: Budget) -> Searcher:
+        shared = self._shared
         return shared.make(
             Problem(
-                space=shared.space,
+                space=space,
                 objectives=shared.objectives,
                 constraints=target.constraints,
                 seed=shared.seed,
                 windows=shared.windows,
-                seeds=tuple(dict.fromkeys((*first, *seeds))),
+                seeds=tuple(dict.fromkeys(seeds)),
                 tokens=budget.tokens,
                 window=shared.window,
             )
         )
+
+
+def driver_of(shared: Shared) -> TargetsDriver:
+    """The driver that the searcher's class names in `driver`, else one phase a target."""
+    from hydra.utils import get_class
+
+    plain = TargetsDriver(shared)
+    named = getattr(plain.phase(0).searcher, "driver", None)
+    return plain if named is None else get_class(named)(shared)
 
 
 def winner(frame: pd.DataFrame, phase: int, objectives: Sequence[Objective]) -> Candidate | None:

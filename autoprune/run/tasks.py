@@ -13,7 +13,7 @@ FILE = "tasks.md"
 
 
 def differences(items: Mapping[str, Mapping[str, Items]], dense: str) -> dict[str, dict[str, Difference]]:
-    """By plan key and task; `items` are an evaluator's, a plan's, a metric's."""
+    """By finalist and task; `items` are an evaluator's, a finalist's, a metric's."""
     found: dict[str, dict[str, Difference]] = {}
     for plans in items.values():
         for key, values in plans.items() if dense in plans else ():
@@ -22,7 +22,7 @@ def differences(items: Mapping[str, Mapping[str, Items]], dense: str) -> dict[st
 
 
 def changes(found: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, float]]:
-    """Columns of the leaderboard by plan key."""
+    """Columns of the leaderboard by finalist."""
     whole = {key: pooled(tasks) for key, tasks in found.items()}
     return {
         key: {"tasks_change": d.mean, "tasks_change_low": d.low, "tasks_change_high": d.high}
@@ -35,7 +35,7 @@ def write_tasks(
     entries: Sequence[Entry], found: Mapping[str, Mapping[str, Difference]], folder: Path
 ) -> str | None:
     """Write the table; a sentence for the report, None when no task was asked."""
-    rows = [e for e in entries if e.name != "dense" and e.plan.key in found]
+    rows = [e for e in entries if e.name != "dense" and e.finalist.name in found]
     if not rows:
         return None
     lines = [
@@ -47,7 +47,7 @@ def write_tasks(
         "|---|---|---|---:|---|",
     ]
     for entry in rows:
-        for task, difference in found[entry.plan.key].items():
+        for task, difference in found[entry.finalist.name].items():
             accuracy = entry.own.get(f"{task}_acc")
             shown = (
                 "–"
@@ -56,7 +56,7 @@ def write_tasks(
             )
             lines.append(f"| {entry.name} | `{entry.plan.key}` | {task} | {shown} | {difference.verdict} |")
     write_text(folder / FILE, "\n".join([*lines, ""]))
-    front = [pooled(found[e.plan.key]) for e in rows if e.name == "front"]
+    front = [pooled(found[e.finalist.name]) for e in rows if e.name == "front"]
     sound = sum(d is not None and d.high >= 0 for d in front)
     return f"On tasks {sound} of {len(front)} points of the front show no measurable loss; see {FILE}."
 

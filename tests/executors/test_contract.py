@@ -20,6 +20,10 @@ from autoprune.executors.base import Opened
 from autoprune.executors.ray import Ray
 from autoprune.executors.serial import Serial
 from autoprune.executors.worker import Worker
+from autoprune.progress import Progress
+from autoprune.run.remote import spec_of
+from autoprune.space import Plan
+from autoprune.study import SupernetSpec
 from tests.executor_contract import ExecutorContract
 
 STATUS = 9  # of the ordered columns
@@ -36,7 +40,27 @@ def opened(executor: Opened, bench: Any) -> Opened:
     return executor
 
 
-class TestSerial(ExecutorContract):
+class Reopens:
+    """A phase with a supernet of its own opens the executor again."""
+
+    def test_opened_again_it_evaluates_with_the_other_supernet(
+        self, executor: Opened, evaluation: Evaluation, bench: Any, plans: list[Plan]
+    ) -> None:
+        wanted = SupernetSpec({"block1.ffn.width": (12, 24)}, plans[1])
+        other = bench.parts.rebuilt(wanted, Progress(quiet=True))
+        theirs = other.evaluation(other.evaluators[:1])
+        fidelity = ExecutorContract.FIDELITIES[0]
+        for opens, spec, expected in (
+            (theirs, spec_of(other, wanted), theirs.evaluate(plans[:-2], fidelity)),
+            (bench.evaluation(), bench.spec, evaluation.evaluate(plans[:-2], fidelity)),
+        ):
+            executor.open(opens, spec)
+            executor.submit(ExecutorContract.jobs(plans[:-2], fidelity))
+            found = sorted(executor.results(), key=lambda r: r.proposal.id)
+            assert all(ExecutorContract.same(r, e) for r, e in zip(found, expected, strict=True))
+
+
+class TestSerial(ExecutorContract, Reopens):
     """In this process."""
 
     @pytest.fixture
@@ -72,7 +96,7 @@ def two(cluster: None, bench: Any) -> Iterator[Opened]:
 
 
 @pytest.mark.ray
-class TestRay(ExecutorContract):
+class TestRay(ExecutorContract, Reopens):
     """Two workers."""
 
     @pytest.fixture

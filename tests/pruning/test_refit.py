@@ -188,3 +188,37 @@ def test_units_that_are_never_active_are_no_problem(ladders_of: Build, windows: 
     model.model.layers[0].mlp.up_proj.weight[:] = 0
     found = ladders_of(model, windows, ladder="refit").weights(0, sublayer("ffn", 16))["down"]
     assert bool(torch.isfinite(found).all())
+
+
+def test_sites_of_their_own_have_their_own_options(ladders_of: Build, windows: Windows) -> None:
+    found = ladders_of(tiny.llama(), windows, ladder="refit", sites={"block1.ffn.width": (7, 13)})
+    plain = ladders_of(tiny.llama(), windows, ladder="refit")
+    own = {(block, kind): set() for block in range(BLOCKS) for kind in KINDS}
+    for block, kind, count in found._own:
+        own[block, kind].add(count)
+    assert own[1, "ffn"] == {7, 13}
+    assert own[0, "ffn"] == {c for b, k, c in plain._own if (b, k) == (0, "ffn")} != own[1, "ffn"]
+
+
+def test_following_ladders_hold_for_their_reference_what_refitting_it_gives(
+    ladders_of: Build, windows: Windows
+) -> None:
+    model = tiny.llama(noise=0.3)
+    plan = Plan.of([(1, 16), (2, 24), (1, tiny.FFN)])
+    sites = {f"block{b}.ffn.width": (w,) for b, (_, w) in enumerate(plan.widths())}
+    found = ladders_of(model, windows, ladder="refit", sites=sites, reference=plan, follow=True)
+    fixed = refit_plan(LlamaAdapter(model), plan, LadderRecipe(windows, 4))
+    for at, part in enumerate(plan.sublayers):
+        ours, theirs = found.weights(at // 2, part), fixed.weights(at // 2, part)
+        same = OUTPUT[part.kind]
+        assert torch.allclose(ours[same], theirs[same], atol=1e-5), (at, "the full option is refit, too")
+    plain = ladders_of(model, windows, ladder="refit", sites=sites, reference=plan)
+    assert error(model, found, plan, windows[:8]) < error(model, plain, plan, windows[:8])
+
+
+def test_a_recipe_without_sites_keeps_its_identity(windows: Windows) -> None:
+    plain = LadderRecipe(windows, 4, options={"width": (8,)})
+    assert "sites" not in plain.identity(), "ladders in caches stay valid"
+    own = LadderRecipe(windows, 4, options={"width": (8,)}, sites={"block0.ffn.width": (4,)})
+    follows = LadderRecipe(windows, 4, options={"width": (8,)}, follow=True)
+    assert len({str(r.identity()) for r in (plain, own, follows)}) == 3

@@ -304,6 +304,16 @@ def test_ladders_are_named(make: Make, results: Path, calibration: dict[str, str
     assert set(shown(results)[0]["ladders"]) == {said}
 
 
+def test_rebuilt_ladders_are_told_apart(make: Make, results: Path) -> None:
+    path = make("a", [(0.5, 0.7)], calibration={"ladder": "refit", "reference": "dense"})
+    frame = leaderboard.read(path)
+    frame["ladders"] = frame["ladders"].where(frame["name"] != "front", "0123")
+    leaderboard.write(frame, path)
+    rows = shown(results)[0]
+    assert set(rows[rows["name"] == "front"]["ladders"]) == {"refit (rebuilt)"}
+    assert not rows[rows["name"] != "front"]["ladders"].str.contains("rebuilt").any()
+
+
 def test_ratios_that_a_search_did_not_look_at_are_left_out() -> None:
     points = pd.DataFrame({"params_ratio": [0.39], "kl_selection": [0.5], "kl_test": [0.5]})
     assert analysis._picks(points, "params_ratio", [0.8, 0.6, 0.4]) == {0.4: 0.5}

@@ -151,3 +151,16 @@ def test_the_terminal_table_fits_eighty_columns(rows: pd.DataFrame) -> None:
 def test_names_are_no_console_markup(rows: pd.DataFrame) -> None:
     rows.loc[1, "name"] = "front[red]x"
     assert "front[red]x" in shown(rows, 40)
+
+
+def test_rebuilt_ladders_are_named_and_explained(rows: pd.DataFrame, tmp_path: Path) -> None:
+    assert leaderboard.REBUILT not in leaderboard.markdown(rows)
+    searched = rows["name"] == "front"
+    leaderboard.write(rows.assign(ladders=searched.map({True: "12345e678901", False: None})), tmp_path)
+    back = leaderboard.read(tmp_path)
+    assert set(back[searched]["ladders"]) == {"12345e678901"} and back[~searched]["ladders"].isna().all()
+    assert leaderboard.REBUILT in (tmp_path / "leaderboard.md").read_text()
+    pd.read_csv(tmp_path / "leaderboard.csv", dtype=str).drop(columns="ladders").to_csv(
+        tmp_path / "leaderboard.csv", index=False
+    )
+    assert leaderboard.read(tmp_path)["ladders"].isna().all(), "tables of before there were such ladders"

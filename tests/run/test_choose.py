@@ -76,3 +76,12 @@ def test_what_was_not_measured_is_said() -> None:
 def test_what_is_no_ratio_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="--params .*write 0.6x"):
         choose(FRAME, None, bounds(params=text))
+
+
+def test_a_plan_on_several_ladders_is_exported_from_the_better_ones() -> None:
+    twice = pd.DataFrame(
+        [("uniform@0.5", "cc66", 0.5, 0.5, 0.4, None), ("front", "cc66", 0.5, 0.5, 0.3, "0123")]
+    )
+    twice.columns = pd.Index([*FRAME.columns[:5], "ladders"])
+    assert choose(twice, "cc66", NONE)["ladders"] == "0123"
+    assert choose(twice.assign(kl_selection=[0.2, 0.3]), "cc66", NONE)["name"] == "uniform@0.5"

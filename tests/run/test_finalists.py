@@ -18,6 +18,7 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Split
 from autoprune.progress import Progress
 from autoprune.run.finalists import score_finalists, staged
+from autoprune.run.finals import Finalist
 from autoprune.run.parts import check_finals
 from autoprune.run.tasks import FILE, differences, write_tasks
 from autoprune.space import Plan
@@ -61,7 +62,12 @@ def parts(**evaluators: Own) -> Any:
 
 
 def score(given: Any, ledger: Ledger) -> dict[str, dict[str, float]]:
-    return score_finalists(given, ledger, [DENSE, SMALL, BAD, DENSE], Progress(quiet=True))
+    return score_finalists(
+        lambda ladders: given,
+        ledger,
+        [Finalist(p, {}) for p in (DENSE, SMALL, BAD, DENSE)],
+        Progress(quiet=True),
+    )
 
 
 def test_stages() -> None:
@@ -91,11 +97,10 @@ def test_models_are_built_one_by_one(ledger: Ledger) -> None:
 def test_what_a_plan_loses_is_said(ledger: Ledger, tmp_path: Path) -> None:
     from autoprune.run.finalists import items_of
     from autoprune.run.finals import Entry
-    from autoprune.space import Candidate
 
     found = score(parts(own=Own()), ledger)
     assert found[SMALL.key]["tasks_change"] == -0.25 and found[SMALL.key]["tasks_change_high"] > 0
-    entries = [Entry(n, p, Candidate(()), {}, found[p.key]) for n, p in (("dense", DENSE), ("front", SMALL))]
+    entries = [Entry(n, Finalist(p, {}), {}, found[p.key]) for n, p in (("dense", DENSE), ("front", SMALL))]
     told = write_tasks(entries, differences(items_of(ledger), DENSE.key), tmp_path)
     assert told == "On tasks 1 of 1 points of the front show no measurable loss; see tasks.md."
     assert (

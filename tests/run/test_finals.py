@@ -18,6 +18,7 @@ from autoprune.run.finals import (
     Entry,
     Scorer,
     best_of,
+    finalist,
     finalists,
     front_of,
     quality_metric,
@@ -113,32 +114,34 @@ def test_failures_repeats_and_nothing_at_all() -> None:
 
 
 def test_a_front_is_non_dominated_on_selection_quality_and_cost() -> None:
-    found = candidates(60)
-    scores = random_scores(found[:50])
-    front = front_of(found, SPACE, scores, OBJECTIVES, 100)
-    points = {c: (scores[SPACE.decode(c).key]["kl"], SPACE.cost(c)["params"]) for c in found[:50]}
-    assert set(front) == {c for c, p in points.items() if not any(dominates(q, p) for q in points.values())}
-    sizes = [SPACE.cost(c)["params"] for c in front]
+    found = [finalist(SPACE, c) for c in candidates(60)]
+    scores = random_scores(candidates(60)[:50])
+    front = front_of(found, scores, OBJECTIVES, 100)
+    points = {f.name: (scores[f.name]["kl"], f.costs["params"]) for f in found[:50]}
+    best = {n for n, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    assert {f.name for f in front} == best
+    sizes = [f.costs["params"] for f in front]
     assert sizes == sorted(sizes)
-    thinned = front_of(found, SPACE, scores, OBJECTIVES, 3)
-    assert len(thinned) == 3 and set(thinned) <= set(front) and {front[0], front[-1]} <= set(thinned)
+    thinned = [f.name for f in front_of(found, scores, OBJECTIVES, 3)]
+    assert len(thinned) == 3 and set(thinned) <= best and {front[0].name, front[-1].name} <= set(thinned)
 
 
 def test_the_objectives_say_which_quality_and_which_cost() -> None:
-    found = candidates(40)
-    scores = random_scores(found)
-    front = front_of(found, SPACE, scores, (Objective("nll"), Objective("decode")), 100)
-    points = {c: (scores[SPACE.decode(c).key]["nll"], SPACE.cost(c)["decode"]) for c in found}
-    assert set(front) == {c for c, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    found = [finalist(SPACE, c) for c in candidates(40)]
+    scores = random_scores(candidates(40))
+    front = front_of(found, scores, (Objective("nll"), Objective("decode")), 100)
+    points = {f.name: (scores[f.name]["nll"], f.costs["decode"]) for f in found}
+    best = {n for n, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    assert {f.name for f in front} == best
     assert quality_metric((PARAMS, Objective("nll"))) == "nll" and quality_metric((PARAMS,)) == "kl"
-    assert front_of(found, SPACE, scores, (KL,), 100) == front_of(found, SPACE, scores, OBJECTIVES, 100)
+    assert front_of(found, scores, (KL,), 100) == front_of(found, scores, OBJECTIVES, 100)
 
 
 def test_the_best_uniform_is_chosen_on_selection() -> None:
-    a, b, c = candidates(3)
-    scores = {SPACE.decode(a).key: {"kl": 0.5}, SPACE.decode(c).key: {"kl": 0.25}}
-    assert best_of([a, b, c], SPACE, scores, "kl") == c
-    assert best_of([b], SPACE, scores, "kl") is None
+    a, b, c = (finalist(SPACE, x) for x in candidates(3))
+    scores = {a.name: {"kl": 0.5}, c.name: {"kl": 0.25}}
+    assert best_of([a, b, c], scores, "kl") == c
+    assert best_of([b], scores, "kl") is None
 
 
 def test_every_ratio_that_has_one_gets_its_uniform_candidates() -> None:
@@ -147,21 +150,24 @@ def test_every_ratio_that_has_one_gets_its_uniform_candidates() -> None:
 
 
 def test_an_entry_that_failed_is_infinitely_bad() -> None:
-    entry = Entry("front", SPACE.decode(SPACE.dense), SPACE.dense, {"test": {"kl": 0.25}})
+    entry = Entry("front", finalist(SPACE, SPACE.dense), {"test": {"kl": 0.25}})
     assert entry.quality(Split.TEST) == 0.25 and entry.quality(Split.SELECTION) == float("inf")
 
 
 class FakeEvaluation:
     """Scores by the number of sublayers that are there; nothing left fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, worse: float = 0.0) -> None:
         self.seen: list[str] = []
+        self._worse = worse
 
     def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
         self.seen += [p.key for p in plans]
         left = [sum(not s.gone for s in p.sublayers) for p in plans]
         return [
-            Scores({"kl": 1 / n}, {"kl": np.full(fidelity.count, 1 / n)}) if n else Failure("empty")
+            Scores({"kl": 1 / n + self._worse}, {"kl": np.full(fidelity.count, 1 / n)})
+            if n
+            else Failure("empty")
             for n in left
         ]
 
@@ -174,8 +180,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_plans_are_scored_once_and_remembered(ledger: Ledger) -> None:
-    found, evaluation, steps = candidates(20), FakeEvaluation(), []
-    scorer = Scorer(evaluation, ledger, SPACE)  # type: ignore[arg-type]
+    found, evaluation, steps = [finalist(SPACE, c) for c in candidates(20)], FakeEvaluation(), []
+    scorer = Scorer(lambda ladders: evaluation, ledger)  # type: ignore[arg-type, return-value]
     first = scorer.score(
         [*found[:12], *found[:3]], SELECTION, lambda done, total: steps.append((done, total))
     )
@@ -186,8 +192,26 @@ def test_plans_are_scored_once_and_remembered(ledger: Ledger) -> None:
     assert len(evaluation.seen) == 21, "other windows are scored anew"
 
 
+def test_a_plan_on_other_ladders_is_another_model(ledger: Ledger) -> None:
+    """Plan keys of different supernets must not be confused."""
+    (candidate,), asked = candidates(1), []
+
+    def of(ladders: str) -> FakeEvaluation:
+        asked.append(ladders)
+        return FakeEvaluation(0.5 if ladders else 0.0)
+
+    own, other = finalist(SPACE, candidate), finalist(SPACE, candidate, "abc")
+    scorer = Scorer(of, ledger)  # type: ignore[arg-type]
+    found = scorer.score([own, other], SELECTION, lambda done, total: None)
+    assert asked == ["", "abc"] and found[other.name]["kl"] == found[own.name]["kl"] + 0.5
+    again = Scorer(of, ledger).score([other, own], SELECTION, lambda done, total: None)  # type: ignore[arg-type]
+    assert again == found and asked == ["", "abc"]
+    assert best_of([other, own], found, "kl") is own
+
+
 def test_a_plan_that_fails_is_absent_and_noted(ledger: Ledger) -> None:
-    empty, scorer = Candidate((0,) * 8), Scorer(FakeEvaluation(), ledger, SPACE)  # type: ignore[arg-type]
-    found = scorer.score([empty, SPACE.dense], SELECTION, lambda done, total: None)
-    assert list(found) == [SPACE.decode(SPACE.dense).key]
-    assert ledger.events("failed_final") == [{"key": SPACE.decode(empty).key, "reason": "empty"}]
+    empty, dense = finalist(SPACE, Candidate((0,) * 8)), finalist(SPACE, SPACE.dense)
+    scorer = Scorer(lambda ladders: FakeEvaluation(), ledger)  # type: ignore[arg-type, return-value]
+    found = scorer.score([empty, dense], SELECTION, lambda done, total: None)
+    assert list(found) == [dense.name]
+    assert ledger.events("failed_final") == [{"key": empty.plan.key, "reason": "empty"}]

@@ -17,10 +17,10 @@ from autoprune.hardware.table import LatencyTable
 from autoprune.models.llama import LlamaAdapter
 from autoprune.progress import Progress
 from autoprune.run import latency
-from autoprune.run.finals import Entry
+from autoprune.run.finals import Entry, Finalist
 from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries
 from autoprune.run.profile import describe
-from autoprune.space import Candidate, Plan
+from autoprune.space import Plan
 from search_spaces.structured import Structured
 from tests import tiny
 
@@ -207,7 +207,7 @@ def test_a_wrong_setting_is_named_as_the_user_wrote_it(parts: Any) -> None:
 
 def test_entries_are_measured_against_dense(parts: Any, progress: Progress) -> None:
     plans = {"dense": Plan.of([(2, 48)]), "front": Plan.of([(0, 0)])}
-    entries = [Entry(name, plan, Candidate(())) for name, plan in plans.items()]
+    entries = [Entry(name, Finalist(plan, {})) for name, plan in plans.items()]
     found = measure_entries(parts, entries, progress)
     dense, nothing = (found[plan.key] for plan in plans.values())
     assert dense.prefill_ratio == dense.decode_ratio == 1.0

@@ -21,6 +21,7 @@ from autoprune.searchers.optuna_nsga2 import OptunaNSGA2
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
 from autoprune.searchers.tpe import TPE
+from autoprune.searchers.tyr import Tyr
 from autoprune.study import Searcher
 from tests.tabular import KL, PARAMS, tabular_problem, trace
 
@@ -98,6 +99,12 @@ def make_auto(problem: Problem, **settings: Any) -> Auto:
     return Auto(problem, **{"candidates": 8, "racers": 2, **settings})
 
 
+def make_tyr(problem: Problem, **settings: Any) -> Tyr:
+    """One iteration's search, as small."""
+    settings = {"windows": (1, 2, 4), "survivors": (3, 2, 1), "offspring": 8, **settings}
+    return Tyr(problem, **settings)
+
+
 METHODS: dict[str, Callable[..., Searcher]] = {
     "random": make_random,
     "auto": make_auto,
@@ -112,6 +119,7 @@ METHODS: dict[str, Callable[..., Searcher]] = {
     "milp": make_milp,
     "local": make_local,
     "greedy": make_greedy,
+    "tyr": make_tyr,
 }
 SHORT = {"gp": 150, "tpe": 150}  # evaluations, where 300 would take too long
 

@@ -17,6 +17,7 @@ from autoprune.objective import Array, Fidelity, Objective, Split
 from autoprune.progress import Progress
 from autoprune.run import finals
 from autoprune.run.parts import held_out, objectives, open_parts, search_evaluators
+from autoprune.run.supernets import ladders_by_phase
 from autoprune.run.targets import Target, read_targets, within
 from autoprune.space import Candidate
 from autoprune.uniform import uniform_candidates
@@ -55,11 +56,17 @@ class Scoring:
         self._digests = parts.digests
         self.check(self._ledger)
         evaluators = search_evaluators(parts, [Objective(KL)])
-        self._scorer = finals.Scorer(parts.evaluation(evaluators), self._ledger, self.space)
+        evaluation = parts.evaluation(evaluators)
+        self._scorer = finals.Scorer(lambda ladders: evaluation, self._ledger)
         self._params = self.space.cost(self.space.dense)["params"]
 
     def check(self, ledger: Ledger) -> None:
-        """Raise LedgerError when a ledger is of another model, corpus or ladders."""
+        """Raise LedgerError when a ledger is of another model, corpus or ladders, or of several."""
+        if ladders_by_phase(ledger):
+            raise LedgerError(
+                f"{ledger.path.parent}: this method rebuilds its ladders; `bench search` compares plans on the same "
+                "ones, and a run's own leaderboard compares it with uniform models"
+            )
         stored = ledger.meta()
         for name, value in self._digests.items():
             if stored.get(name) != value:
@@ -82,7 +89,7 @@ class Scoring:
         """
         picked = self._finalists(frame, (ratio,), limit, named)
         selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
-        best = finals.best_of(picked, self.space, selected, KL)
+        best = finals.best_of(picked, selected, KL)
         return None if best is None else self._scored([best])[0]
 
     def front(
@@ -92,36 +99,36 @@ class Scoring:
         picked = self._finalists(frame, ratios, int(self.cfg.finalists), named)
         selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
         points = int(self.cfg.front_points)
-        return self._scored(finals.front_of(picked, self.space, selected, self.objectives, points))
+        return self._scored(finals.front_of(picked, selected, self.objectives, points))
 
     def uniform(self, ratio: float) -> Scored | None:
         """The uniform baseline: of its divisions the best on *selection*."""
-        offered = uniform_candidates(self.space, ratio)
+        offered = [finals.finalist(self.space, c) for c in uniform_candidates(self.space, ratio)]
         selected = self._scorer.score(offered, self._windows(Split.SELECTION), _silent)
-        best = finals.best_of(offered, self.space, selected, KL)
+        best = finals.best_of(offered, selected, KL)
         return None if best is None else self._scored([best])[0]
 
     def _finalists(
         self, frame: pd.DataFrame, ratios: Sequence[float], limit: int, named: Sequence[Candidate]
-    ) -> list[Candidate]:
+    ) -> list[finals.Finalist]:
         targets = self.targets(ratios)
         if named:
-            return [c for c in named if any(t.met(self.space.cost(c)) for t in targets)][:limit]
+            fitting = [c for c in named if any(t.met(self.space.cost(c)) for t in targets)]
+            return [finals.finalist(self.space, c) for c in fitting[:limit]]
         share = max(1, limit // len(targets))
         found: dict[Candidate, None] = {}
         for target in targets:
             found |= dict.fromkeys(finals.finalists(within(frame, target), self.objectives, share))
         found.pop(self.space.dense, None)
-        return list(found)
+        return [finals.finalist(self.space, c) for c in found]
 
-    def _scored(self, candidates: Sequence[Candidate]) -> list[Scored]:
+    def _scored(self, finalists: Sequence[finals.Finalist]) -> list[Scored]:
         test, selection = self._windows(Split.TEST), self._windows(Split.SELECTION)
-        self._scorer.score(candidates, test, _silent)
+        self._scorer.score(finalists, test, _silent)
         values, means = self._ledger.final_values(test), self._ledger.finals(selection)
         found = []
-        for candidate in candidates:
-            key = self.space.decode(candidate).key
-            ratio = self.space.cost(candidate)["params"] / self._params
+        for finalist in finalists:
+            key, ratio = finalist.name, finalist.costs["params"] / self._params
             if key in values:
                 found.append(Scored(key, ratio, means[key][KL], np.array(values[key][KL])))
         return found

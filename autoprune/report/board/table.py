@@ -63,7 +63,9 @@ def _rows(run: Seen) -> pd.DataFrame:
         "objectives": ",".join(map(str, run.settings.get("objectives", []))),
         "constraints": ",".join(f"{k}={v}" for k, v in run.settings.get("constraints", {}).items()),
     }
+    rebuilt = frame["ladders"].notna()  # a digest: by the plan that the search found
     frame = frame.assign(**about, group=comparable(run))
+    frame["ladders"] = frame["ladders"].where(~rebuilt, frame["ladders"] + " (rebuilt)")
     own = [c for c in frame.columns if c not in (*ALL, "group")]
     return frame.reindex(columns=[*ALL, *own, "group"])
 

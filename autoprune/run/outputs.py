@@ -74,7 +74,7 @@ def rows(
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
         row |= _times(measured.get(key))
         row[LADDERS] = ladders or None
-        row["kl_fitness"] = _fitness(search[search["phase"].map(own).fillna("") == ladders]).get(key)
+        row["kl_fitness"] = _fitness(search[[own.get(p, "") == ladders for p in search["phase"]]]).get(key)
         row["kl_selection"] = entry.metrics[Split.SELECTION.value].get("kl")
         row["kl_test"] = entry.metrics[Split.TEST.value].get("kl")
         row["perplexity_test"] = entry.metrics[Split.TEST.value].get("perplexity")

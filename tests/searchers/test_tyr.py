@@ -20,6 +20,8 @@ GROUPS = OptionGene(0, "attention", "kv_groups", (0, 1, 2, 3))
 
 
 class TestTyr(SearcherContract):
+    one_quality = True
+
     def make(self, problem: Problem, **settings: Any) -> Tyr:
         return make_tyr(problem, **settings)
 

@@ -83,7 +83,7 @@ class Searched:
     wall: float  # seconds, ask and tell included
     thread: float  # processor seconds of evaluating
     block_runs: float
-    named: tuple[Candidate, ...]  # the finalists that the searcher names; none when its results say them
+    named: tuple[Candidate, ...] = ()  # the finalists that the searcher names; none when its results say them
 
     def at(self, tokens: int) -> pd.DataFrame:
         """The rows of a run with so many tokens, where a shorter run is the beginning of this one.

@@ -14,7 +14,7 @@ from autoprune.searchers.knapsack import Choice
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate, CostTable
 
-TRIES = 10  # perturbed tables for every near-optimum that is wanted
+TRIES = 4  # perturbed tables for every near-optimum that is wanted
 
 Bounds = tuple[Constraint, ...]
 

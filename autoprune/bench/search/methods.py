@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.errors import SettingError
 from autoprune.space import digest
 
 # A shorter run of these is the beginning of a longer one: they never read how many tokens there are.
-ANYTIME = frozenset({"evopress", "evopress+", "nsga2", "nsga3", "random"})
+ANYTIME = frozenset(
+    {"auto", "dp", "emo", "evopress", "evopress+", "gp", "greedy", "local", "milp"}
+    | {"nsga2", "nsga3", "optuna_nsga2", "random", "tpe"}
+)
 PUBLISHED = (
     2048,
     16384,
@@ -38,16 +40,6 @@ class Method:
         """A folder name that no other method has."""
         plain = re.sub(r"[^\w.+-]+", "-", self.search)
         return f"{plain}-{digest([self.search, *self.settings])[:6]}" if self.settings else plain
-
-    @property
-    def several(self) -> bool:
-        """Whether one run searches all targets at once; else a front is stitched from one phase a target."""
-        from hydra.utils import get_class
-
-        from autoprune.config import compose
-
-        target: Mapping[str, Any] = compose(["model=any", f"search={self.search}"]).search
-        return not getattr(get_class(str(target["_target_"])), "single_target", False)
 
 
 def parse(text: str, window: int) -> list[Method]:

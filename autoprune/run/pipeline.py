@@ -13,6 +13,7 @@ from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_dense, estimate
+from autoprune.run.choosing import shared_of
 from autoprune.run.finalists import prepare_finals
 from autoprune.run.hosting import hosting
 from autoprune.run.latency import latency_table, measure_front
@@ -20,7 +21,6 @@ from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
     Parts,
     check_finals,
-    instantiate,
     objectives,
     open_parts,
     search_evaluation,
@@ -29,9 +29,9 @@ from autoprune.run.ranking import ranked
 from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
 from autoprune.run.supernets import check_rebuildable, ladders_by_phase, opened
-from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, driver_of, loosest, read_targets
+from autoprune.run.targets import PHASE, Target, TargetsDriver, driver_of, loosest, read_targets
 from autoprune.space import Space
-from autoprune.study import Budget, Study
+from autoprune.study import Study
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -246,21 +246,8 @@ def _search(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> Non
 
 
 def _driver(run: Run) -> TargetsDriver:
-    cfg = run.cfg
-    return driver_of(
-        Shared(
-            space=run.space,
-            objectives=run.objectives,
-            targets=run.targets,
-            budget=Budget(int(cfg.tokens), cfg.evaluations, cfg.seconds),
-            windows=run.parts.corpus.count(Split.FITNESS),
-            window=int(cfg.window),
-            seed=int(cfg.seed),
-            ratios=tuple(cfg.uniform),
-            make=lambda problem: instantiate(cfg.search, problem),
-            stitch=tuple(cfg.targets),
-        )
-    )
+    windows = run.parts.corpus.count(Split.FITNESS)
+    return driver_of(shared_of(run.cfg, run.space, run.objectives, run.targets, windows))
 
 
 def _adopted(source: Path | None, run: Run) -> Adopted:

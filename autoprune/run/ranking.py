@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.evaluation import Evaluation
 from autoprune.ledger import Ledger
 from autoprune.objective import Split
 from autoprune.report.leaderboard import REBUILT
 from autoprune.run import finals
+from autoprune.run.choosing import picked
 from autoprune.run.finalists import score_finalists
 from autoprune.run.parts import Parts, held_out
 from autoprune.run.supernets import ladders_by_phase, parts_with
-from autoprune.run.targets import PHASE, TargetsDriver, loosest, within
-from autoprune.space import Candidate, Space
+from autoprune.run.targets import PHASE, TargetsDriver
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from autoprune.run.pipeline import Run
 
 
@@ -28,23 +26,23 @@ def ranked(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Entry
     cfg, dense = run.cfg, finals.finalist(run.space, run.space.dense)
     parts_of = _parts_of(run, ledger)
     scorer = finals.Scorer(_evaluations(parts_of), ledger)
-    picked = [f for f in _finalists(run, ledger, driver) if f.name != dense.name]
+    found = [f for f in _finalists(run, ledger, driver) if f.name != dense.name]
     uniform = finals.uniform_entries(run.space, list(cfg.uniform))
-    everyone = [dense, *picked, *(f for group in uniform.values() for f in group)]
+    everyone = [dense, *found, *(f for group in uniform.values() for f in group)]
     with run.progress.stage("finalists on selection") as step:
         selected = scorer.score(everyone, held_out(cfg, run.parts.corpus, Split.SELECTION), step)
-    named = _named(run, picked, uniform, selected)
+    named = _named(run, found, uniform, selected)
     with run.progress.stage("front on test") as step:
         tested = scorer.score([f for _, f in named], held_out(cfg, run.parts.corpus, Split.TEST), step)
     own = score_finalists(parts_of, ledger, [f for _, f in named], run.progress)
-    if any(f.ladders for f in picked):
+    if any(f.ladders for f in found):
         ledger.event("note", text=REBUILT)
-    return [_entry(name, found, selected, tested, own) for name, found in named]
+    return [_entry(name, f, selected, tested, own) for name, f in named]
 
 
 def _named(
     run: Run,
-    picked: list[finals.Finalist],
+    found: list[finals.Finalist],
     uniform: dict[float, list[finals.Finalist]],
     selected: finals.Scores,
 ) -> list[tuple[str, finals.Finalist]]:
@@ -54,10 +52,10 @@ def _named(
     for ratio, group in uniform.items():
         best = finals.best_of(group, selected, quality)
         named += [(f"uniform@{ratio:g}", best)] if best is not None else []
-    front = finals.front_of(picked, selected, run.objectives, int(run.cfg.front_points))
+    front = finals.front_of(found, selected, run.objectives, int(run.cfg.front_points))
     named += [("front", f) for f in front]
     for target in run.targets if len(run.targets) > 1 else ():
-        best = finals.best_of([f for f in picked if target.met(f.costs)], selected, quality)
+        best = finals.best_of([f for f in found if target.met(f.costs)], selected, quality)
         named += [(f"target@{target.name}", best)] if best is not None else []
     return named
 
@@ -65,33 +63,18 @@ def _named(
 def _finalists(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Finalist]:
     """Of every supernet's last phases their share, each plan once."""
     frame, ladders, rivals = ledger.to_frame(), ladders_by_phase(ledger), driver.rivals()
-    limit = max(1, int(run.cfg.finalists) // len(rivals))
+    limit, dense = max(1, int(run.cfg.finalists) // len(rivals)), run.space.decode(run.space.dense)
     found: dict[str, finals.Finalist] = {}
     for alternatives in rivals:
         for phases in alternatives:
             space, name = driver.space(phases[-1], ledger), ladders.get(phases[-1], "")
             events = [e for e in ledger.events(PHASE) if e["number"] in phases]
             rows = frame[frame["phase"].isin(phases)] if len(frame) else frame
-            if picked := _picked(run, rows, events, space, limit):
-                found |= {f.name: f for f in (finals.finalist(space, c, name) for c in picked)}
+            named = finals.chosen(events)
+            if chosen := picked(rows, named, space, dense, run.objectives, run.targets, limit):
+                found |= {f.name: f for f in (finals.finalist(space, c, name) for c in chosen)}
                 break
     return list(found.values())
-
-
-def _picked(
-    run: Run, frame: pd.DataFrame, events: Sequence[Mapping[str, Any]], space: Space, limit: int
-) -> list[Candidate]:
-    """What the searchers name, else of every phase its share, or of every target where one phase has them all."""
-    dense = run.space.decode(run.space.dense)  # it has a row of its own
-    if named := [c for c in finals.chosen(events) if space.decode(c) != dense]:
-        return [c for c in named if any(t.met(space.cost(c)) for t in run.targets)][:limit]
-    fitting = within(frame, loosest(run.targets))
-    phases = [rows for _, rows in fitting.groupby("phase")] if len(fitting) else []
-    parts = phases if len(phases) > 1 else [within(frame, target) for target in run.targets]
-    found: dict[Candidate, None] = {}
-    for part in parts:
-        found |= dict.fromkeys(finals.finalists(part, run.objectives, max(1, limit // len(parts))))
-    return list(found)
 
 
 def _parts_of(run: Run, ledger: Ledger) -> Callable[[str], Parts]:

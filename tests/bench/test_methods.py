@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoprune.bench.search.methods import ANYTIME, parse, stages
 from autoprune.errors import SettingError
-from autoprune.objective import Proposal, Status
-from autoprune.searchers.problem import Problem
 from tests.searchers.methods import METHODS
-from tests.tabular import KL, PARAMS, Tabular, tabular_problem
+from tests.tabular import KL, PARAMS, tabular_problem, trace
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,6 @@ def test_variants_and_settings() -> None:
     assert (variant.name, other.name) == ("evopress/4:search.swaps=2", "mine")
     assert other.settings == ("search.windows=[1,2,4]", "search.offspring=8")
     assert len({m.folder for m in (plain, variant, other)}) == 3
-    assert plain.several and not variant.several
 
 
 @pytest.mark.parametrize("text", ["evopress/5", "nsga2/4", "nsga2,nsga2", "nsga2:population=3"])
@@ -41,20 +40,7 @@ def test_mistakes_are_named(text: str) -> None:
 @pytest.mark.parametrize("name", sorted(ANYTIME & set(METHODS)))
 def test_a_shorter_run_is_the_beginning_of_a_longer_one(name: str) -> None:
     problem = tabular_problem({"params": "0.7x"}, (KL, PARAMS))
-    short, long = (_asked(name, problem, tokens) for tokens in (1_000, 1_000_000))
-    assert short == long and len(short) > 20
-
-
-def _asked(name: str, problem: Problem, tokens: int) -> list[Proposal]:
-    """What a method asks for when it is told that there are so many tokens."""
-    from dataclasses import replace
-
-    searcher, loss = METHODS[name](replace(problem, tokens=tokens)), Tabular(problem.space)
-    found: list[Proposal] = []
-    for _ in range(6):
-        proposals = searcher.ask(searcher.batch)
-        results = [loss(p) for p in proposals]
-        assert all(r.status is Status.OK for r in results)
-        searcher.tell(results)
-        found += proposals
-    return found
+    short, long = (
+        trace(METHODS[name](replace(problem, tokens=tokens)), problem, 200) for tokens in (1_000, 1_000_000)
+    )
+    assert short == long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 
 from autoprune.bench import search
-from autoprune.bench.search.methods import parse
+from autoprune.bench.search.methods import Method, parse
+from autoprune.bench.search.replay import replayed
 from autoprune.bench.search.runs import Case, Searched, Setting, opened, searched
+from autoprune.bench.search.scoring import Scoring, scoring_of
 from autoprune.errors import LedgerError
 from autoprune.run import pipeline
 
@@ -77,7 +80,7 @@ def test_only_what_is_missing_is_searched(
 ) -> None:
     again = compare(setting, tmp_path / "x.md", "--fronts", METHODS, "--front-budgets", "4e3")
     assert begun == []
-    case = Case(parse(METHODS, 32)[1], (0.6,), 4000, 1)
+    case = Case(parse(METHODS, 32)[1], 0.6, 4000, 1)
     shutil.rmtree(case.folder(setting))
     fresh = compare(setting, tmp_path / "x.md", "--fronts", METHODS, "--front-budgets", "4e3")
     assert begun == [str(case.folder(setting))]
@@ -88,7 +91,7 @@ def test_only_what_is_missing_is_searched(
 
 
 def test_an_interrupted_run_goes_on(setting: Setting, first: Path, begun: list[str]) -> None:
-    case = Case(parse(METHODS, 32)[1], (0.6,), 4000, 0)
+    case = Case(parse(METHODS, 32)[1], 0.6, 4000, 0)
     folder = case.folder(setting)
     with opened(folder) as ledger:
         before = ledger.ordered()
@@ -102,27 +105,27 @@ def test_an_interrupted_run_goes_on(setting: Setting, first: Path, begun: list[s
         assert begun == [str(folder)] and ledger.ordered() == before
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_reading_is_what_a_shorter_run_comes_to(setting: Setting, first: Path, number: int) -> None:
-    method = parse(METHODS, 32)[number]
-    whole = searched(setting, Case(method, (0.6,), 4000, 0))
-    short = searched(setting, Case(method, (0.6,), 1500, 0)).frame
-    read = whole.at(1500).reset_index(drop=True)
-    assert 0 < len(short) < len(whole.frame)
-    pd.testing.assert_frame_equal(read, short)
+@pytest.mark.parametrize("method", parse(f"{METHODS},auto:search.candidates=4,random:search.windows=2", 32))
+def test_a_reading_is_what_a_shorter_run_comes_to(setting: Setting, first: Path, method: Method) -> None:
+    case, tokens = Case(method, 0.6, 4000, 0), 2200
+    whole, short = searched(setting, case), searched(setting, replace(case, tokens=tokens))
+    assert 0 < len(short.frame) < len(whole.frame)
+    pd.testing.assert_frame_equal(whole.at(tokens).reset_index(drop=True), short.frame)
+    with opened(case.folder(setting)) as ledger:
+        named = replayed(scoring_of(setting).driver(case.overrides(setting)), ledger, [tokens, 4000])
+    assert named == {tokens: short.named, 4000: whole.named}
+    assert bool(short.named) == (method.search in ("evopress", "auto"))
 
 
 def test_a_reading_cuts_as_the_study_does() -> None:
     frame = pd.DataFrame(
         {"phase": 0, "batch": [0, 0, 1, 1, 1, 2], "tokens": [32, 32, 64, 0, 32, 0], "id": range(6)}
     )
-    found = Searched(frame, 0.0, 0.0, 0.0)
+    found = Searched(frame, (), 0.0, 0.0, 0.0)
     assert [len(found.at(t)) for t in (16, 32, 63, 64, 127, 128, 160, 1000)] == [0, 1, 1, 2, 2, 4, 5, 6]
 
 
 def test_scores_of_another_model_are_refused(setting: Setting, first: Path) -> None:
-    from autoprune.bench.search.scoring import Scoring
-
     with closing(sqlite3.connect(setting.folder / "scores" / "ledger.sqlite")) as db:
         (kept,) = db.execute("SELECT value FROM meta WHERE key = 'ladders'").fetchone()
         try:

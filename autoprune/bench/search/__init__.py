@@ -24,7 +24,6 @@ from autoprune.errors import SettingError
 LOWEST = 0.3  # the uniform plan whose KL bounds the hypervolume
 METHODS = "evopress/4,evopress/16,evopress/64,nsga2,random"
 HELP = "NAME, evopress/4|16|64, or LABEL=NAME:search.KEY=VALUE; the first is compared with each other"
-STITCHED = (0.9, 0.775, 0.65, 0.525, 0.4)
 
 
 def main(args: Sequence[str]) -> None:
@@ -85,11 +84,8 @@ def _compare(
 ) -> tables.Compared:
     if min(options.seeds, options.jobs, options.finalists) < 1 or not singles:
         raise SettingError("--seeds, --jobs and --finalists must be at least 1, and --methods name one")
-    bounds = [(t,) for t in options.targets]
-    todo = list(outcomes.tasks(singles, bounds, options.budgets, options.seeds, options.finalists))
-    for method in fronts:
-        whole: tuple[float, ...] = () if method.several else STITCHED
-        todo += outcomes.tasks([method], [whole], options.front_budgets, options.seeds, options.finalists)
+    todo = list(outcomes.tasks(singles, options.targets, options.budgets, options.seeds, options.finalists))
+    todo += outcomes.tasks(fronts, [None], options.front_budgets, options.seeds, options.finalists)
     scoring = scoring_of(setting)
     uniform = {t: _uniform(scoring.uniform(t), t) for t in options.targets}
     reference = _uniform(scoring.uniform(LOWEST), LOWEST) if fronts else None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.errors import SettingError
 from autoprune.space import digest
 
 # A shorter run of these is the beginning of a longer one: they never read how many tokens there are.
-ANYTIME = frozenset({"evopress", "evopress+", "nsga2", "nsga3", "random"})
+ANYTIME = frozenset(
+    {"auto", "dp", "emo", "evopress", "evopress+", "gp", "greedy", "local", "milp"}
+    | {"nsga2", "nsga3", "optuna_nsga2", "random", "tpe"}
+)
 PUBLISHED = (
     2048,
     16384,
@@ -38,19 +40,6 @@ class Method:
         """A folder name that no other method has."""
         plain = re.sub(r"[^\w.+-]+", "-", self.search)
         return f"{plain}-{digest([self.search, *self.settings])[:6]}" if self.settings else plain
-
-    @property
-    def several(self) -> bool:
-        """Whether one run without a bound searches a front; else it is stitched from one phase a target."""
-        from hydra.utils import get_class
-
-        from autoprune.config import compose
-
-        target: Mapping[str, Any] = compose(["model=any", f"search={self.search}"]).search
-        chosen = next((s for s in self.settings if s.startswith("search._target_=")), "")
-        found = get_class(chosen.partition("=")[2] or str(target["_target_"]))
-        single = getattr(found, "single_target", False)
-        return isinstance(single, property) or not single  # a property: it is single with a bound only
 
 
 def parse(text: str, window: int) -> list[Method]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 from autoprune.bench.search.methods import Method
+from autoprune.bench.search.replay import replayed
 from autoprune.bench.search.runs import Case, Setting, opened, searched
 from autoprune.bench.search.scoring import Scored, scoring_of
 
@@ -38,21 +39,23 @@ class Outcome:
 
 def tasks(
     methods: Sequence[Method],
-    targets: Sequence[tuple[float, ...]],
+    targets: Sequence[float | None],
     budgets: Sequence[int],
     seeds: int,
     finalists: int,
 ) -> Iterator[Task]:
-    """One run for all budgets where a long run holds the shorter ones, else one a budget; seed by seed."""
+    """One run for all budgets where a long run holds the shorter ones, else one a budget; seed by seed.
+
+    Fronts are read at the budgets only, and stitched ones hold no shorter one: their targets share the tokens.
+    """
     for seed in range(seeds):
         for method in methods:
-            for bounds in targets:
-                if method.anytime and len(bounds) < 2:
-                    whole = Case(method, bounds, max(budgets), seed)
-                    yield Task(whole, _readings(budgets), finalists)
+            for target in targets:
+                if method.anytime and target is not None:
+                    yield Task(Case(method, target, max(budgets), seed), _readings(budgets), finalists)
                 else:
                     for tokens in sorted(budgets):
-                        yield Task(Case(method, bounds, tokens, seed), (tokens,), finalists)
+                        yield Task(Case(method, target, tokens, seed), (tokens,), finalists)
 
 
 def _readings(budgets: Sequence[int]) -> tuple[int, ...]:
@@ -88,14 +91,15 @@ def outcome(setting: Setting, task: Task) -> Outcome:
     scoring = scoring_of(setting)
     with opened(case.folder(setting)) as ledger:
         scoring.check(ledger)
+        whole = task.tokens == (case.tokens,)
+        named = {} if whole else replayed(scoring.driver(case.overrides(setting)), ledger, task.tokens)
     plans = {}
     for tokens in task.tokens:
-        prefix = case.method.anytime and len(case.targets) < 2
-        frame, named = (found.at(tokens), ()) if prefix else (found.frame, found.named)
-        if len(case.targets) == 1:
-            best = scoring.best(frame, case.targets[0], task.finalists, named)
-            plans[tokens] = [] if best is None else [best]
+        left = found if whole else replace(found, frame=found.at(tokens), named=named[tokens])
+        if case.target is None:
+            plans[tokens] = scoring.front(left.frame, left.named)
         else:
-            plans[tokens] = scoring.front(frame, case.targets, named)
+            best = scoring.best(left.frame, left.named, case.target, task.finalists)
+            plans[tokens] = [] if best is None else [best]
     spent = int(found.frame["tokens"].sum())
     return Outcome(case, plans, spent, found.wall, found.thread, found.block_runs)

@@ -14,10 +14,11 @@ import pandas as pd
 from autoprune.bench.search.methods import Method
 from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.progress import Progress
-from autoprune.run import finals
+from autoprune.run.finals import chosen
 from autoprune.run.targets import PHASE
 from autoprune.space import Candidate, digest
 
+STITCHED = (0.9, 0.775, 0.65, 0.525, 0.4)  # of a method that works at one budget: its front
 QUIET = ("latency.mode=off", "quiet=true")
 
 
@@ -50,27 +51,30 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One run: a method on targets (several: a stitched front; none: a whole front) with so many tokens."""
+    """One run: a method at a target, or without one for a whole front, with so many tokens."""
 
     method: Method
-    targets: tuple[float, ...]
+    target: float | None
     tokens: int
     seed: int
 
     def folder(self, setting: Setting) -> Path:
         """Its run folder."""
-        bounds = "-".join(f"{t:g}x" for t in self.targets) or "front"
-        return setting.folder / self.method.folder / bounds / f"{self.tokens}-{self.seed}"
+        return setting.folder / self.method.folder / self.goal / f"{self.tokens}-{self.seed}"
+
+    @property
+    def goal(self) -> str:
+        """`0.6x`, or `front`."""
+        return "front" if self.target is None else f"{self.target:g}x"
 
     def overrides(self, setting: Setting) -> list[str]:
         """Its settings as words of a command line."""
-        bounds = ", ".join(f"{t:g}x" for t in self.targets)
-        value = f"[{bounds}]" if len(self.targets) > 1 else bounds
+        bound = f"targets={list(STITCHED)}" if self.target is None else f"constraints={{params: {self.goal}}}"
         return [
             *setting.overrides,
             f"search={self.method.search}",
             *self.method.settings,
-            *([f"constraints={{params: {value}}}"] if self.targets else []),
+            bound,
             *(f"tokens={self.tokens}", f"seed={self.seed}", f"out={self.folder(setting)}"),
         ]
 
@@ -80,10 +84,10 @@ class Searched:
     """What a finished search left: its rows in order, and what it took."""
 
     frame: pd.DataFrame
+    named: tuple[Candidate, ...]  # finalists that its searchers named
     wall: float  # seconds, ask and tell included
     thread: float  # processor seconds of evaluating
     block_runs: float
-    named: tuple[Candidate, ...] = ()  # the finalists that the searcher names; none when its results say them
 
     def at(self, tokens: int) -> pd.DataFrame:
         """The rows of a run with so many tokens, where a shorter run is the beginning of this one.
@@ -110,9 +114,9 @@ def searched(setting: Setting, case: Case) -> Searched:
     with opened(folder) as ledger:
         sums = ledger.telemetry()
         wall = sum(e["seconds"] for e in ledger.events("wall"))
-        named = tuple(finals.chosen(ledger.events(PHASE)))
+        named = tuple(chosen(ledger.events(PHASE)))
         thread, runs = sums.get("thread_seconds", 0.0), sums.get("block_runs", 0.0)
-        return Searched(ledger.to_frame(), wall, thread, runs, named)
+        return Searched(ledger.to_frame(), named, wall, thread, runs)
 
 
 def _done(folder: Path) -> bool:

@@ -16,9 +16,10 @@ from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.objective import Array, Fidelity, Objective, Split
 from autoprune.progress import Progress
 from autoprune.run import finals
+from autoprune.run.choosing import picked, shared_of
 from autoprune.run.parts import held_out, objectives, open_parts, search_evaluators
 from autoprune.run.supernets import ladders_by_phase
-from autoprune.run.targets import Target, read_targets, within
+from autoprune.run.targets import Target, TargetsDriver, driver_of, read_targets
 from autoprune.space import Candidate
 from autoprune.uniform import uniform_candidates
 
@@ -75,52 +76,44 @@ class Scoring:
                     "another --work"
                 )
 
-    def targets(self, ratios: Sequence[float]) -> tuple[Target, ...]:
-        """Bounds on the block parameters; one that holds always when there are none."""
-        bounds = {"params": [f"{r:g}x" for r in ratios]} if ratios else {}
-        return read_targets(bounds, self.space)
+    def driver(self, overrides: Sequence[str]) -> TargetsDriver:
+        """The driver of a run with these settings."""
+        cfg = compose(overrides)
+        targets, windows = read_targets(cfg.constraints, self.space), self._corpus.count(Split.FITNESS)
+        return driver_of(shared_of(cfg, self.space, self.objectives, targets, windows))
 
     def best(
-        self, frame: pd.DataFrame, ratio: float, limit: int, named: Sequence[Candidate] = ()
+        self, frame: pd.DataFrame, named: Sequence[Candidate], ratio: float, limit: int
     ) -> Scored | None:
         """The plan that a run with these results hands out for a budget: of its finalists the best on *selection*.
 
         `named` are the finalists that the searcher chose itself.
         """
-        picked = self._finalists(frame, (ratio,), limit, named)
-        selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
-        best = finals.best_of(picked, selected, KL)
-        return None if best is None else self._scored([best])[0]
+        found = self._picked(frame, named, read_targets({"params": f"{ratio:g}x"}, self.space), limit)
+        return self._first(found)
 
-    def front(
-        self, frame: pd.DataFrame, ratios: Sequence[float], named: Sequence[Candidate] = ()
-    ) -> list[Scored]:
+    def front(self, frame: pd.DataFrame, named: Sequence[Candidate]) -> list[Scored]:
         """The front that a run with these results hands out, chosen on *selection*."""
-        picked = self._finalists(frame, ratios, int(self.cfg.finalists), named)
-        selected = self._scorer.score(picked, self._windows(Split.SELECTION), _silent)
+        found = self._picked(frame, named, read_targets({}, self.space), int(self.cfg.finalists))
+        selected = self._scorer.score(found, self._windows(Split.SELECTION), _silent)
         points = int(self.cfg.front_points)
-        return self._scored(finals.front_of(picked, selected, self.objectives, points))
+        return self._scored(finals.front_of(found, selected, self.objectives, points))
 
     def uniform(self, ratio: float) -> Scored | None:
         """The uniform baseline: of its divisions the best on *selection*."""
-        offered = [finals.finalist(self.space, c) for c in uniform_candidates(self.space, ratio)]
-        selected = self._scorer.score(offered, self._windows(Split.SELECTION), _silent)
-        best = finals.best_of(offered, selected, KL)
-        return None if best is None else self._scored([best])[0]
+        return self._first([finals.finalist(self.space, c) for c in uniform_candidates(self.space, ratio)])
 
-    def _finalists(
-        self, frame: pd.DataFrame, ratios: Sequence[float], limit: int, named: Sequence[Candidate]
+    def _picked(
+        self, frame: pd.DataFrame, named: Sequence[Candidate], targets: Sequence[Target], limit: int
     ) -> list[finals.Finalist]:
-        targets = self.targets(ratios)
-        if named:
-            fitting = [c for c in named if any(t.met(self.space.cost(c)) for t in targets)]
-            return [finals.finalist(self.space, c) for c in fitting[:limit]]
-        share = max(1, limit // len(targets))
-        found: dict[Candidate, None] = {}
-        for target in targets:
-            found |= dict.fromkeys(finals.finalists(within(frame, target), self.objectives, share))
-        found.pop(self.space.dense, None)
-        return [finals.finalist(self.space, c) for c in found]
+        dense = self.space.decode(self.space.dense)
+        found = picked(frame, named, self.space, dense, self.objectives, targets, limit)
+        return [f for f in (finals.finalist(self.space, c) for c in found) if f.plan != dense]
+
+    def _first(self, found: Sequence[finals.Finalist]) -> Scored | None:
+        selected = self._scorer.score(found, self._windows(Split.SELECTION), _silent)
+        best = finals.best_of(found, selected, KL)
+        return None if best is None else self._scored([best])[0]
 
     def _scored(self, finalists: Sequence[finals.Finalist]) -> list[Scored]:
         test, selection = self._windows(Split.TEST), self._windows(Split.SELECTION)

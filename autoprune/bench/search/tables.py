@@ -27,7 +27,7 @@ class Compared:
 
     def values(self, method: str, target: float, tokens: int) -> Array | None:
         """Test KL [seeds, windows]; None unless every seed came to a plan."""
-        mine = self._of(method, (target,), tokens)
+        mine = self._of(method, target, tokens)
         return np.stack([plans[0].test for plans in mine]) if mine and all(mine) else None
 
     def fronts(self, method: str, tokens: int) -> Fronts | None:
@@ -35,14 +35,9 @@ class Compared:
         mine = self._of(method, None, tokens)
         return mine if mine and all(mine) else None
 
-    def _of(self, method: str, bounds: tuple[float, ...] | None, tokens: int) -> list[list[Scored]]:
-        """Plans by seed: at a budget, or of a front where `bounds` is None."""
-        wanted = [
-            o
-            for o in self.outcomes
-            if o.case.method.name == method
-            and (len(o.case.targets) != 1 if bounds is None else o.case.targets == bounds)
-        ]
+    def _of(self, method: str, target: float | None, tokens: int) -> list[list[Scored]]:
+        """Plans by seed: at a target, or of a front."""
+        wanted = [o for o in self.outcomes if (o.case.method.name, o.case.target) == (method, target)]
         return [o.plans[tokens] for o in sorted(wanted, key=lambda o: o.case.seed) if tokens in o.plans]
 
     def tokens(self, method: str) -> list[int]:
@@ -127,20 +122,19 @@ def costs(found: Compared) -> str:
     """What the runs took: means over seeds."""
     lines = [
         _head(
-            "method", "targets", "tokens asked", "tokens spent", "wall, s", "thread, s", "block runs a token"
+            "method", "target", "tokens asked", "tokens spent", "wall, s", "thread, s", "block runs a token"
         )
     ]
-    groups: dict[tuple[str, tuple[float, ...], int], list[Outcome]] = {}
+    groups: dict[tuple[str, str, int], list[Outcome]] = {}
     for outcome in found.outcomes:
         case = outcome.case
-        groups.setdefault((case.method.name, case.targets, case.tokens), []).append(outcome)
-    for (name, targets, tokens), group in sorted(groups.items()):
-        bounds = ", ".join(f"{t:g}x" for t in targets) or "front"
+        groups.setdefault((case.method.name, case.goal, case.tokens), []).append(outcome)
+    for (name, goal, tokens), group in sorted(groups.items()):
         spent, wall, thread, runs = (
             float(np.mean([getattr(o, f) for o in group])) for f in ("spent", "wall", "thread", "block_runs")
         )
         cells = [f"{tokens:,}", f"{spent:,.0f}", f"{wall:.0f}", f"{thread:.0f}"]
-        lines.append(_line(name, bounds, *cells, f"{runs / max(spent, 1):.4f}"))
+        lines.append(_line(name, goal, *cells, f"{runs / max(spent, 1):.4f}"))
     return "\n".join(lines)
 
 

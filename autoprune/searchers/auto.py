@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.objective import Array, Result
-from autoprune.searchers.anchors import Anchor, Limits, budgets
+from autoprune.searchers.anchors import PATIENCE, Anchor, Limits, budgets
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.proposals import step_values
 from autoprune.searchers.race import Belief, Board, Rules, Windows, estimate, race
@@ -180,20 +180,26 @@ class Auto(Scripted):
         return mean, PRIOR * self._spread.noise**0.5 + OVERSTATED * np.abs(mean)
 
     def _contenders(self, anchor: Anchor, posterior: Posterior, rng: np.random.Generator) -> list[Candidate]:
-        """Draws of the model, each at its optimum near the champion, and what neighbours in budget offer."""
-        found = dict.fromkeys(self._neighbours(anchor, posterior))
-        for radius in range(self._radius, self._model.width):
+        """Draws of the model, each at its optimum near the champion, and what neighbours in budget offer.
+
+        Where these are all known well enough, draws without caution, and then from farther away.
+        """
+        fresh = {c: None for c in self._neighbours(anchor, posterior) if self._open(c, anchor)}
+        reaches = [(self._radius, self._caution)]
+        reaches += [(radius, (0.0, 0.0)) for radius in range(self._radius, self._model.width)]
+        for radius, caution in reaches:
             drawn = self._drawn(posterior, rng, TRIES * self._count)
             for number, effect in enumerate((posterior.best, *drawn)):
-                caution = rng.uniform(*self._caution) * (number > 0) * self._spread.noise**0.5
-                values = step_values(effect, anchor.champion, self._sizes, radius, caution)
-                found.setdefault(anchor.limits.pick(values, rng))
-                if len(found) > self._count:
+                penalty = rng.uniform(*caution) * (number > 0) * self._spread.noise**0.5
+                values = step_values(effect, anchor.champion, self._sizes, radius, penalty)
+                candidate = anchor.limits.pick(values, rng)
+                if candidate not in fresh and self._open(candidate, anchor):
+                    fresh[candidate] = None
+                if len(fresh) == self._count:
                     break
-            fresh = [c for c in found if c is not None and self._open(c, anchor)]
             if fresh:
-                return fresh[: self._count]
-        return []
+                break
+        return [c for c in fresh if c is not None]
 
     def _neighbours(self, anchor: Anchor, posterior: Posterior) -> Iterator[Candidate | None]:
         at = self._anchors.index(anchor)
@@ -204,10 +210,12 @@ class Auto(Scripted):
                 )
                 yield anchor.limits.pick(values, step_rng(self.problem.seed, self._round))
 
-    def _open(self, candidate: Candidate, anchor: Anchor) -> bool:
+    def _open(self, candidate: Candidate | None, anchor: Anchor) -> bool:
         """Whether there is anything to learn about a candidate."""
-        enough = min(self._rules.cap, self.problem.windows)
-        return candidate != anchor.champion and len(self._board.gaps(candidate, anchor.champion)) < enough
+        if candidate is None or candidate == anchor.champion:
+            return False
+        enough = min(self._rules.cap * PATIENCE, self.problem.windows)
+        return len(self._board.gaps(candidate, anchor.champion)) < enough
 
     def _qualified(self, champion: Candidate, beliefs: Mapping[Candidate, Belief]) -> list[Candidate]:
         """The best contenders by belief and first windows."""

@@ -24,6 +24,7 @@ class Tyr(EvoPress):
     found plan back towards the dense model's, null for never; offspring: children a generation; survivors: how many
     pass each stage, the last one becomes the parent; windows: fitness windows of each stage; swaps: a child makes
     min(U{1..swaps}, U{1..swaps}) switches, each lowering one site by an option and raising another of its kind;
+    same_kind: false lets a switch trade options of equal cost between kinds, too, as evopress does;
     generations: how many an iteration has at most, null for as many as the tokens pay for.
     """
 
@@ -42,6 +43,7 @@ class Tyr(EvoPress):
         survivors: Sequence[int] = (8, 2, 1),
         windows: Sequence[int] = (1, 4, 16),
         swaps: int = 4,
+        same_kind: bool = True,
         generations: int | None = None,
     ) -> None:
         super().__init__(problem, offspring, survivors, windows, swaps, generations)
@@ -59,7 +61,8 @@ class Tyr(EvoPress):
         self._step_share, self._levels, self._multiple, self._follow = step, levels, ffn_multiple, follow
         genes = [g for g in problem.space.genes if isinstance(g, OptionGene)]
         kinds = [(g.kind, g.setting) for g in genes]
-        self._partners = [[j for j, other in enumerate(kinds) if other == kind] for kind in kinds]
+        if same_kind:
+            self._partners = [[j for j, other in enumerate(kinds) if other == kind] for kind in kinds]
         self._unequal = False  # published: level switches only
 
     def follows(self, iteration: int) -> bool:

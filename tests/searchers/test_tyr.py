@@ -12,10 +12,11 @@ from autoprune.searchers.tyr import Tyr
 from autoprune.space import KINDS, OptionGene
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_tyr
-from tests.tabular import WINDOWS, Tabular, drive, tabular_problem
+from tests.tabular import SHAPE, WINDOWS, Tabular, drive, structured_space, tabular_problem
 
 HALF = {"params": "0.5x"}
 WIDE = OptionGene(0, "ffn", "width", (0, 64, 128, 256, 512))
+SIXTEENS = {f"block{b}.ffn.width": (0, 16, 32, 48, 64) for b in range(SHAPE.blocks)}
 GROUPS = OptionGene(0, "attention", "kv_groups", (0, 1, 2, 3))
 
 
@@ -75,6 +76,19 @@ def test_only_options_of_one_kind_are_switched_and_the_budget_is_kept() -> None:
             here = [i for i, k in enumerate(kinds) if k == kind]
             assert sum(values[i] for i in here) == sum(start[i] for i in here)
         assert problem.space.cost(result.proposal.candidate)["params"] == spent["params"]
+
+
+def test_switches_between_kinds_are_possible_where_options_cost_the_same() -> None:
+    """A group of this model costs as much as 16 neurons."""
+    problem = tabular_problem(HALF, space=structured_space().with_options(SIXTEENS))
+    kinds = [g.kind for g in problem.space.genes]
+    for same_kind in (True, False):
+        searcher = make_tyr(problem, same_kind=same_kind)
+        sums = set()
+        for result in drive(searcher, Tabular(problem.space), 200)[len(problem.seeds) :]:
+            values = result.proposal.candidate.indices()
+            sums.add(sum(v for v, kind in zip(values, kinds, strict=True) if kind == "ffn"))
+        assert (len(sums) == 1) == same_kind
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.roundtrip import RoundTrip
     from autoprune.ledger import Ledger
+    from autoprune.report.tau import Tau
 
 __all__ = ["Front", "Point", "export", "load", "recover", "report", "resume", "search"]
 
@@ -188,6 +189,38 @@ def recover(
     print(f"test kl {before:.4f} before, {after:.4f} recovered ({outcome.distilled.steps} steps)")
     _print_proof(target, trip)
     return target
+
+
+def study_oracle(
+    model: str | Path,
+    *,
+    to: str | Path,
+    data: str | Path = "auto",
+    plans: int = 16,
+    ratio: str = "0.5x",
+    steps: int = 100,
+    windows: int = 8,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+) -> Tau:
+    """Kendall's tau between fitness before and after recovery, over random plans of one size; prints the table.
+
+    `to` holds a table with a row for each plan that is done: the same call goes on there.
+    """
+    from autoprune.config import compose
+    from autoprune.progress import Progress
+    from autoprune.run.oracle import Wanted, study
+
+    wanted = Wanted(plans, ratio, windows)
+    given = [f"model={model}", f"data={data}", "recovery=distill", f"recovery.steps={steps}", f"seed={seed}"]
+    cfg = compose([*given, "evaluator=[divergence]", "latency.mode=off", *settings])
+    words = [f"--to={to}", f"--data={data}", f"--plans={plans}", f"--ratio={ratio}", f"--steps={steps}"]
+    words += [f"--windows={windows}", f"--seed={seed}", *settings]
+    command = "autoprune study oracle " + shlex.join([str(model), *words])
+    with Progress(bool(cfg.quiet)) as progress:
+        tau, report = study(cfg, wanted, Path(to).absolute(), command, progress)
+    print(report, end="")
+    return tau
 
 
 def _print_proof(target: Path, trip: RoundTrip) -> None:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from autoprune.commands import cache, leaderboard, listing, models, runs
+from autoprune.commands import cache, leaderboard, listing, models, runs, study
 from autoprune.commands.stopping import outcome
 from autoprune.errors import SettingError, nearest
 
@@ -18,6 +18,7 @@ COMMANDS = {
     **runs.COMMANDS,
     **leaderboard.COMMANDS,
     **models.COMMANDS,
+    **study.COMMANDS,
     **listing.COMMANDS,
     **cache.COMMANDS,
 }

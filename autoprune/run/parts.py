@@ -87,17 +87,7 @@ class Parts:
 
     def context(self) -> Context:
         """What evaluators may use."""
-        return Context(
-            dense_logits(self.adapter),
-            self.cache,
-            self.digest,
-            self.loaded.tokenizer,
-            self.corpus,
-            self.adapter.shape,
-            int(self.cfg.sequences),
-            int(self.cfg.window),
-            int(getattr(self.loaded.model.config, "max_position_embeddings", None) or 1 << 20),
-        )
+        return make_context(self.cfg, self.cache, self.loaded, self.adapter, self.corpus)
 
     def evaluation(
         self,
@@ -150,11 +140,31 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
     ladders = StoredLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
-    made = {str(name): instantiate(cfg.evaluator[name]) for name in cfg.evaluator}
-    last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}
-    evaluators = tuple(e for name, e in made.items() if name not in last)
+    evaluators, last = make_evaluators(cfg)
     return Parts(
         cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_part, evaluators, last
+    )
+
+
+def make_evaluators(cfg: DictConfig) -> tuple[tuple[LogitEvaluator, ...], dict[str, FinalEvaluator]]:
+    """Those of windows, and by name those with items of their own."""
+    made = {str(name): instantiate(cfg.evaluator[name]) for name in cfg.evaluator}
+    last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}
+    return tuple(e for name, e in made.items() if name not in last), last
+
+
+def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter, corpus: Corpus) -> Context:
+    """What evaluators of a model and corpus may use."""
+    return Context(
+        dense_logits(adapter),
+        cache,
+        f"{loaded.digest}-{corpus.digest}",
+        loaded.tokenizer,
+        corpus,
+        adapter.shape,
+        int(cfg.sequences),
+        int(cfg.window),
+        int(getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 20),
     )
 
 

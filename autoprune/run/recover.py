@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +13,24 @@ import torch
 from autoprune.cache import Cache
 from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
-from autoprune.evaluation import Context
+from autoprune.evaluation import Failure, FinalEvaluator
+from autoprune.forward import BuiltModel
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Split
 from autoprune.run.export import TOKENS
-from autoprune.run.parts import instantiate
+from autoprune.run.finalists import staged
+from autoprune.run.parts import make_context, make_evaluators
 from autoprune.run.recovery import (
     Recovered,
     Setting,
+    fill,
     finish,
     make_setting,
     recovered_model,
     recovery_of,
     section,
 )
-from autoprune.run.stream import dense_logits
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
@@ -57,11 +59,12 @@ def recover_checkpoint(
 
     to = check_destination(to)
     plan = _plan(checkpoint)
-    setting = _setting(cfg, progress)
+    setting, last = _setting(cfg, progress)
     stored, family = load_checkpoint(checkpoint), str(setting.teacher.model.config.model_type)
     model, outcome = recovered_model(
         lambda dtype: load_checkpoint(checkpoint, dtype), stored.dtype, setting, to, progress
     )
+    outcome = _with_own(outcome, load_checkpoint(checkpoint, torch.float32), last, plan, progress)
     card = model_card(
         source=str(cfg.model),
         plan=plan,
@@ -105,7 +108,30 @@ def _plan(checkpoint: Path) -> Plan:
         raise UnsupportedModelError(f"{checkpoint / PLAN_FILE} cannot be read: {error}") from error
 
 
-def _setting(cfg: DictConfig, progress: Progress) -> Setting:
+def _with_own(
+    outcome: Recovered, model: Any, last: Mapping[str, FinalEvaluator], plan: Plan, progress: Progress
+) -> Recovered:
+    """With the figures of evaluators that have items of their own; `model`: the unrecovered one, in fp32."""
+    if not last:
+        return outcome
+    with progress.stage("items before and after"):
+        before = _own(model, last, plan)
+        fill(model, outcome.distilled.weights)
+        return replace(outcome, own_before=before, own_after=_own(model, last, plan))
+
+
+def _own(model: Any, last: Mapping[str, FinalEvaluator], plan: Plan) -> dict[str, float]:
+    """Metrics of a built model, the cheapest first; raises SettingError where an evaluator has none for it."""
+    found: dict[str, float] = {}
+    for name, evaluator in staged(last):
+        (outcome,) = evaluator.evaluate(BuiltModel(model), [plan])
+        if isinstance(outcome, Failure):
+            raise SettingError(f"evaluator={name} has no figures for this checkpoint: {outcome.reason}")
+        found |= outcome.metrics
+    return found
+
+
+def _setting(cfg: DictConfig, progress: Progress) -> tuple[Setting, dict[str, FinalEvaluator]]:
     torch.set_num_threads(int(cfg.threads))
     settings = recovery_of(cfg)
     assert settings is not None, "checkpoint_config sees to it"
@@ -116,8 +142,8 @@ def _setting(cfg: DictConfig, progress: Progress) -> Setting:
         adapter = adapter_for(teacher.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
         corpus = open_corpus(corpus_name(str(cfg.data)), teacher.tokenizer, int(cfg.window), cache)
-    evaluators = [instantiate(cfg.evaluator[name]) for name in cfg.evaluator]
-    context = Context(dense_logits(adapter), cache, f"{teacher.digest}-{corpus.digest}")
-    for evaluator in evaluators:
+    evaluators, last = make_evaluators(cfg)
+    context = make_context(cfg, cache, teacher, adapter, corpus)
+    for evaluator in (*evaluators, *last.values()):
         evaluator.bind(context)
-    return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings)
+    return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings), last

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from autoprune.data import corpus_name
 from autoprune.errors import SettingError, StoppedError
 from autoprune.objective import Fidelity, Split
-from autoprune.recovery.distill import Distill, Distilled, Distiller
+from autoprune.recovery.distill import Distill, Distilled, Distiller, check_pair
 from autoprune.recovery.lessons import Lessons, open_lessons
 from autoprune.recovery.scoring import Scoring
 from autoprune.recovery.state import FILE
@@ -46,13 +46,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The outcome of a recovery and the test figures of the stored weights before and after it."""
+    """The outcome of a recovery and the test figures of the stored weights before and after it.
+
+    `own_before`, `own_after`: those of evaluators with items of their own, where they were asked.
+    """
 
     settings: Distill
     seed: int
     distilled: Distilled
     before: Mapping[str, float]
     after: Mapping[str, float]
+    own_before: Mapping[str, float] = field(default_factory=dict)
+    own_after: Mapping[str, float] = field(default_factory=dict)
 
     def row(self, key: str) -> dict[str, Any]:
         """Its row of recovered.csv: what was spent, and the test figures."""
@@ -137,6 +142,15 @@ def make_setting(cfg: DictConfig, loaded: Loaded, source: Any, evaluators: Any, 
 def recover(
     student: Any, dtype: torch.dtype, setting: Setting, folder: Path, progress: Progress
 ) -> Recovered:
+    """Train `student` (fp32) in place, and score it on *test* before and after; see `train`."""
+    check_pair(student, setting.teacher.model, setting.settings)
+    before = _test(student, dtype, setting)
+    distilled = train(student, dtype, setting, folder, progress)
+    after = dict(setting.scoring.score(student, setting.test))
+    return Recovered(setting.settings, setting.seed, distilled, before, after)
+
+
+def train(student: Any, dtype: torch.dtype, setting: Setting, folder: Path, progress: Progress) -> Distilled:
     """Train `student` (fp32) in place; its weights end as those to store, rounded to `dtype`.
 
     `folder` keeps the state: a recovery that was cut short goes on from there, and ends with the same weights.
@@ -144,7 +158,6 @@ def recover(
     distiller = Distiller(
         student, setting.teacher.model, dtype, setting.lessons, setting.settings, setting.seed
     )
-    before = _test(student, dtype, setting)
     identity = _identity(student, dtype, setting)
 
     def judge(model: Any) -> float:
@@ -154,8 +167,7 @@ def recover(
     with progress.noted("recovering", setting.settings.steps) as watch:
         distilled = distiller.run(judge, folder, identity, watch)
     fill(student, distilled.weights)
-    after = dict(setting.scoring.score(student, setting.test))
-    return Recovered(setting.settings, setting.seed, distilled, before, after)
+    return distilled
 
 
 def _test(student: Any, dtype: torch.dtype, setting: Setting) -> dict[str, float]:
@@ -220,9 +232,11 @@ def section(recovered: Recovered) -> str:
         "| Figure | Before recovery | Recovered |",
         "| --- | --- | --- |",
     ]
-    for name, value in recovered.before.items():
-        if name in ("kl", "perplexity"):
-            lines.append(f"| {name} | {value:.4g} | {recovered.after[name]:.4g} |")
+    shown = {n: (v, recovered.after[n]) for n, v in recovered.before.items() if n in ("kl", "perplexity")}
+    shown |= {
+        n: (v, recovered.own_after[n]) for n, v in recovered.own_before.items() if n in recovered.own_after
+    }
+    lines += [f"| {name} | {before:.4g} | {after:.4g} |" for name, (before, after) in shown.items()]
     return "\n".join(lines)
 
 

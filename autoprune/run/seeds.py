@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoprune.errors import SettingError
 from autoprune.objective import Constraint
-from autoprune.space import Candidate, Space
+from autoprune.space import Candidate, OptionGene, Space
 from autoprune.uniform import uniform_candidates
 
 LATENCIES = ("prefill", "decode")
 DROPPED = 8  # seeds with dropped sublayers
+SPREAD = 0.25  # of random plans' shares around a common level
+TRIES = 20  # draws for each random plan that is wanted
 
 
 def seed_candidates(
@@ -44,3 +47,45 @@ def dropped(space: Space, constraints: Sequence[Constraint], rng: np.random.Gene
             break
         candidate = candidate.with_value(gene, 0)
     return space.repair(candidate, constraints, rng)
+
+
+def scattered(space: Space, constraint: Constraint, count: int, seed: int) -> list[Candidate]:
+    """Random candidates of nearly equal cost, all different: nothing of any of them can be raised within the bound.
+
+    The first of a larger `count` are those of a smaller one. Raises InfeasibleError, and SettingError when there are
+    fewer.
+    """
+    found: dict[Candidate, None] = {}
+    for attempt in range(TRIES * count):
+        rng = np.random.default_rng([seed, 11, attempt])
+        drawn = space.repair(_drawn(space, rng), [constraint], rng)
+        found.setdefault(_filled(space, drawn, constraint, rng))
+        if len(found) == count:
+            return list(found)
+    raise SettingError(
+        f"{count} different plans within {constraint.metric}={constraint.text} were asked for; only {len(found)} were "
+        "found: ask for fewer plans or another ratio"
+    )
+
+
+def _drawn(space: Space, rng: np.random.Generator) -> Candidate:
+    """Each gene near a common level of 0.2 to 1 of its options."""
+    sizes = np.array([len(g.options) if isinstance(g, OptionGene) else 1 for g in space.genes])
+    shares = np.clip(rng.normal(rng.uniform(0.2, 1.0), SPREAD, len(sizes)), 0.0, 1.0)
+    return Candidate(tuple(int(v) for v in np.rint(shares * (sizes - 1))))
+
+
+def _filled(
+    space: Space, candidate: Candidate, constraint: Constraint, rng: np.random.Generator
+) -> Candidate:
+    """Genes raised one option at a time, in rounds of random order, until none fits."""
+    grown = True
+    while grown:
+        grown = False
+        for index in rng.permutation(len(space.genes)).tolist():
+            gene, value = space.genes[index], candidate.indices()[index]
+            if isinstance(gene, OptionGene) and value + 1 < len(gene.options):
+                raised = candidate.with_value(index, value + 1)
+                if constraint.violation(space.cost(raised)) == 0.0:
+                    candidate, grown = raised, True
+    return candidate

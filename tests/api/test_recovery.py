@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,18 @@ def test_a_checkpoint_is_recovered_and_proven(front: Front, given: Any, tmp_path
     )
     assert model(input_ids=tiny.token_ids((1, 8))).logits.shape == (1, 8, tiny.VOCABULARY)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_evaluators_with_items_of_their_own_see_the_checkpoint_before_and_after(
+    front: Front, given: Any, tmp_path: Path, unproven: list[Path]
+) -> None:
+    own = ["evaluator=[divergence,perplexity,sliding,cost]", "evaluator.sliding.context=16"]
+    assert recover(front, given, tmp_path / "o", *own, "evaluator.cost.context=8") == 0
+    card = (tmp_path / "o" / "README.md").read_text()
+    cells = {row.split(" | ")[0]: row.split(" | ")[1:] for row in re.findall(r"^\| (.*) \|$", card, re.M)}
+    before, after = map(float, cells["perplexity_sliding"])
+    assert after < before < 1.2 * float(cells["perplexity"][0]), cells
+    assert cells["params_nonzero"][0] == cells["params_nonzero"][1] and float(cells["flops_prefill"][0]) > 0
 
 
 def recover(front: Front, given: Any, to: Path, *words: str, **changed: Any) -> int:

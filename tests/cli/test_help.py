@@ -27,6 +27,8 @@ OPTIONS = {
     "profile": "[--to FILE] MODEL [key=value ...]",
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
+    "study": "--to DIR [--data DATA] [--plans N] [--ratio 0.5x] [--steps N] [--windows N] [--seed S] "
+    "{oracle} MODEL [key=value ...]",
     "list": "[GROUP] [DIR]",
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
 }

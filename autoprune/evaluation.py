@@ -77,7 +77,7 @@ class LogitEvaluator(Protocol):
 
 @runtime_checkable
 class StreamEvaluator(Protocol):
-    """An evaluator that needs more of a supernet's pass than its logits: a proxy, which reads sublayers or gradients."""
+    """An evaluator that needs more of a pass than its logits: a proxy, which reads sublayers or gradients."""
 
     metrics: tuple[str, ...]
     needs: Literal["supernet"]

@@ -13,7 +13,8 @@ from evaluators.watched import Watched
 class BlockInfluence(Watched):
     """`block_influence`: 1 - cos(hidden state before, after), mean over tokens, summed over a plan's sublayers.
 
-    The score of ShortGPT (Men et al. 2024), taken of sublayers and in the plan's own stream. A proxy without a direction of its own.
+    The score of ShortGPT (Men et al. 2024), taken of sublayers and in the plan's own stream. A proxy without a
+    direction of its own.
     """
 
     metrics = ("block_influence",)

@@ -76,6 +76,11 @@ def built(net: Supernet, plan: Plan) -> Any:
     return model
 
 
+def collect(module: Any, into: list[Tensor]) -> None:
+    """What enters a module, from now on."""
+    module.register_forward_pre_hook(lambda _, given: into.append(given[0].double()))
+
+
 def by_backward(model: Any, name: str) -> Tensor:
     """The model's own loss and its parameters' gradients, sequence by sequence."""
     values = []
@@ -131,10 +136,10 @@ def test_activation_distance_pair_by_pair(net: Supernet) -> None:
         patterns: list[Tensor] = []
         model = built(net, plan)
         for layer in model.model.layers:
-            layer.mlp.down_proj.register_forward_pre_hook(lambda m, given: patterns.append(given[0] > 0))
+            collect(layer.mlp.down_proj, patterns)
         with torch.inference_mode():
             model(input_ids=IDS)
-        joined = torch.cat(patterns, dim=-1)  # [B, T, units]
+        joined = torch.cat([p > 0 for p in patterns], dim=-1)  # [B, T, units]
         pairs = list(permutations(range(11), 2))
         wanted = [sum(float((row[a] != row[b]).sum()) for a, b in pairs) / len(pairs) for row in joined]
         assert values.tolist() == pytest.approx(wanted, rel=1e-9)
@@ -146,8 +151,8 @@ def test_block_influence_between_hidden_states(net: Supernet) -> None:
         model = built(net, plan)
         for layer in model.model.layers:  # what enters the norms is the residual stream
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-                norm.register_forward_pre_hook(lambda m, given: states.append(given[0].double()))
-        model.model.norm.register_forward_pre_hook(lambda m, given: states.append(given[0].double()))
+                collect(norm, states)
+        collect(model.model.norm, states)
         with torch.inference_mode():
             model(input_ids=IDS)
         steps = zip(states, states[1:], strict=False)
@@ -225,5 +230,7 @@ def test_an_adapter_without_attention_weights(tmp_path: Path) -> None:
             self.embed, self.run_sublayer = adapter.embed, adapter.run_sublayer
 
     adapter: Any = Without(LlamaAdapter(tiny.llama()))
-    with pytest.raises(UnsupportedModelError, match="head_confidence needs attention weights; Without has no"):
+    with pytest.raises(
+        UnsupportedModelError, match="head_confidence needs attention weights; Without has no"
+    ):
         HeadConfidence().measure(Supernet(adapter, Prefixes(adapter.adapter)), PLANS, IDS)

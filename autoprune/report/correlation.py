@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.objective import Array
+
 LEVEL = 0.95
 DRAWS = 400
 LEAST = 4  # plans below which a rank correlation says nothing
@@ -42,7 +44,7 @@ def ranking(values: Sequence[float], quality: Sequence[float]) -> Ranking | None
     return Ranking(_tau(a, b), float(low), float(high), rho, len(a))
 
 
-def _tau(a: np.ndarray, b: np.ndarray) -> float:
+def _tau(a: Array, b: Array) -> float:
     """Tau-b by signs of all pairs; plans drawn twice tie with themselves. NaN where all tie."""
     x, y = (np.sign(v[:, None] - v).ravel() for v in (a, b))
     norm = float(np.sqrt((x * x).sum() * (y * y).sum()))

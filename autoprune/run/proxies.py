@@ -101,6 +101,6 @@ def _sentence(found: Mapping[str, Ranking | None]) -> str:
 
 NOTE = (
     "How well each figure ranks {plans} plans of this search by {metric} on {whole} fitness windows: Kendall's tau "
-    "with a bootstrap interval of 95 % over plans, and Spearman's rho; + where a larger figure goes with a better plan. "
+    "with a bootstrap interval of 95 % over plans, and Spearman's rho; + where larger goes with better. "
     "Proxies saw {few} of the windows. A search's plans are no random sample: they crowd where it looked."
 )

@@ -11,6 +11,7 @@ from autoprune.bench import proxies
 from autoprune.bench.search.runs import Setting
 from autoprune.config import compose
 from autoprune.errors import SettingError
+from autoprune.objective import Array
 from autoprune.progress import Progress
 from autoprune.report.correlation import ranking
 from autoprune.run.parts import Parts, open_parts
@@ -31,7 +32,7 @@ def test_plans_of_any_size_and_of_one(parts: Parts) -> None:
     space = parts.space(None)
     whole = space.cost(space.dense)["params"]
 
-    def sizes(ratio: float | None) -> np.ndarray:
+    def sizes(ratio: float | None) -> Array:
         found = proxies.draw(space, 12, np.random.default_rng(0), ratio)
         assert len(set(found)) == 12
         return np.array([space.cost(c)["params"] for c in found]) / whole

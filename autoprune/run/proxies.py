@@ -13,6 +13,7 @@ from autoprune.objective import Fidelity, Split
 from autoprune.report.correlation import LEAST, Ranking, ranking
 from autoprune.report.files import write_text
 from autoprune.run.finals import quality_metric
+from autoprune.run.supernets import ladders_by_phase
 from autoprune.space import Candidate
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def write_proxies(run: Run, ledger: Ledger) -> str | None:
     """Write the table; a sentence for the report, None when there is no proxy or too little to rank."""
     chosen = [e for e in run.parts.evaluators if isinstance(e, StreamEvaluator)]
     metric = quality_metric(run.objectives)
-    rows = sample(ledger.to_frame(), metric)
+    rows = sample(_own(ledger), metric)
     if not chosen or len(rows) < LEAST:
         return None
     start, stop = int(rows["start"].iloc[0]), int(rows["stop"].iloc[0])
@@ -45,6 +46,12 @@ def write_proxies(run: Run, ledger: Ledger) -> str | None:
     found = {name: ranking(values, quality) for name, values in figures.items()}
     write_text(run.path / FILE, _text(found, len(kept), metric, (stop - start, few.count)))
     return _sentence(found)
+
+
+def _own(ledger: Ledger) -> pd.DataFrame:
+    """The search's results on the run's own ladders: others are other models."""
+    frame = ledger.to_frame()
+    return frame[~frame["phase"].isin(list(ladders_by_phase(ledger)))] if len(frame) else frame
 
 
 def sample(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -34,15 +34,22 @@ class Told:
 
 
 def frame(count: int) -> pd.DataFrame:
-    """A search of which `count` plans were seen on 8 windows, each twice, and others on fewer windows or failed."""
+    """A search of which `count` plans were seen on 8 windows, each twice; others on fewer windows or other ladders."""
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     for at in range(count):
         kl = float(rng.uniform())
         row = {"key": f"k{at}", "candidate": Candidate((at,)).to_json(), "split": "fitness", "status": "ok"}
-        row |= {"start": 0, "stop": 8, "kl": kl, "params": 100.0 - 60 * kl + float(rng.uniform(0, 40))}
+        row |= {
+            "phase": 0,
+            "start": 0,
+            "stop": 8,
+            "kl": kl,
+            "params": 100.0 - 60 * kl + float(rng.uniform(0, 40)),
+        }
         rows += [row, row, {**row, "stop": 4, "kl": 9.0}]
     rows += [{**rows[0], "key": "failed", "status": "failed", "kl": None}]
+    rows += [{**rows[0], "key": f"rebuilt{at}", "phase": 7, "stop": 9} for at in range(count)]
     return pd.DataFrame([*rows, {**rows[0], "key": "elsewhere", "start": 8, "stop": 16}])
 
 
@@ -66,7 +73,8 @@ def run(folder: Path, rows: pd.DataFrame, value: Any, *evaluators: Any) -> tuple
         parts=parts, space=space, path=folder, cfg=SimpleNamespace(sequences=2), progress=Progress(quiet=True)
     )
     made.objectives = (Objective("kl"), Objective("params"))
-    return made, SimpleNamespace(to_frame=lambda: rows), asked
+    rebuilt = [{"number": 7, "ladders": "others"}]
+    return made, SimpleNamespace(to_frame=lambda: rows, events=lambda kind: rebuilt), asked
 
 
 def test_the_table(tmp_path: Path) -> None:
@@ -99,8 +107,9 @@ def test_nothing_to_rank(tmp_path: Path, count: int, evaluators: list[Any]) -> N
 
 
 def test_a_long_search_is_sampled_evenly() -> None:
-    found = proxies.sample(frame(500), "kl")
+    rows = frame(500)
+    found = proxies.sample(rows[rows["phase"] == 0], "kl")
     numbers = [int(key[1:]) for key in found["key"]]
     assert len(numbers) == proxies.PLANS and numbers[0] == 0 and numbers[-1] == 499
     assert max(np.diff(numbers)) <= 9 and set(found["stop"]) == {8} and set(found["start"]) == {0}
-    assert not len(proxies.sample(frame(5), "nll")) and not len(proxies.sample(pd.DataFrame(), "kl"))
+    assert not len(proxies.sample(rows, "nll")) and not len(proxies.sample(pd.DataFrame(), "kl"))

@@ -76,6 +76,23 @@ class LogitEvaluator(Protocol):
 
 
 @runtime_checkable
+class StreamEvaluator(Protocol):
+    """An evaluator that needs more of a pass than its logits: a proxy, which reads sublayers or gradients."""
+
+    metrics: tuple[str, ...]
+    needs: Literal["supernet"]
+
+    def bind(self, context: Context) -> None:
+        """Prepare for a model and corpus; called once."""
+
+    def measure(self, supernet: Supernet, plans: Sequence[Plan], ids: Tensor) -> list[Mapping[str, Tensor]]:
+        """Per plan and metric one value for each sequence, fp64 [B]; ids [B, T]."""
+
+
+WindowEvaluator = LogitEvaluator | StreamEvaluator
+
+
+@runtime_checkable
 class FinalEvaluator(Protocol):
     """An evaluator of finalists on items of its own: dearer than windows, and always *test*, so no search sees it."""
 
@@ -94,13 +111,13 @@ class FinalEvaluator(Protocol):
 
 
 class Evaluation:
-    """A supernet, a corpus and the evaluators that read logits."""
+    """A supernet, a corpus and the evaluators of windows: those that read logits share one pass."""
 
     def __init__(
         self,
         supernet: Supernet,
         corpus: Corpus,
-        evaluators: Sequence[LogitEvaluator],
+        evaluators: Sequence[WindowEvaluator],
         context: Context,
         sequences: int,
         only: Split | None = None,
@@ -109,9 +126,12 @@ class Evaluation:
         self.only = only
         self.supernet = supernet
         self.corpus = corpus
-        self.evaluators = tuple(evaluators)
+        self.evaluators: tuple[LogitEvaluator, ...] = tuple(
+            e for e in evaluators if not isinstance(e, StreamEvaluator)
+        )
+        self.proxies = tuple(e for e in evaluators if isinstance(e, StreamEvaluator))
         self.sequences = sequences
-        for evaluator in self.evaluators:
+        for evaluator in evaluators:
             evaluator.bind(context)
 
     def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
@@ -150,7 +170,13 @@ class Evaluation:
                 fidelity.split, (first, first + len(chunk)), torch.from_numpy(chunk.astype(np.int64))
             )
             alive = [i for i in range(len(plans)) if i not in failures]
-            self._pass(plans, alive, batch, values, failures)
+            if self.evaluators:
+                self._pass(plans, alive, batch, values, failures)
+            for proxy in self.proxies:
+                alive = [i for i in alive if i not in failures]
+                found = proxy.measure(self.supernet, [plans[i] for i in alive], batch.ids)
+                for index, columns in zip(alive, found, strict=True):
+                    self._add(index, plans[index], batch, columns, values, failures)
         return [failures[i] if i in failures else summarise(values[i]) for i in range(len(plans))]
 
     def _pass(
@@ -164,13 +190,26 @@ class Evaluation:
         def visit(position: int, logits: Tensor) -> None:
             index = alive[position]
             for evaluator in self.evaluators:
-                for metric, column in evaluator.score(batch, logits).items():
-                    if not bool(torch.isfinite(column).all()):
-                        failures[index] = self._failure(plans[index], batch, metric)
-                        return
-                    values[index].setdefault(metric, []).append(column.double().numpy().copy())
+                self._add(index, plans[index], batch, evaluator.score(batch, logits), values, failures)
+                if index in failures:
+                    return
 
         self.supernet.run([plans[i] for i in alive], batch.ids, visit)
+
+    def _add(
+        self,
+        index: int,
+        plan: Plan,
+        batch: Batch,
+        columns: Mapping[str, Tensor],
+        values: list[dict[str, list[Array]]],
+        failures: dict[int, Failure],
+    ) -> None:
+        for metric, column in columns.items():
+            if not bool(torch.isfinite(column).all()):
+                failures[index] = self._failure(plan, batch, metric)
+                return
+            values[index].setdefault(metric, []).append(column.double().numpy().copy())
 
     def _failure(self, plan: Plan, batch: Batch, metric: str) -> Failure:
         where = self.supernet.first_bad_sublayer(plan, batch.ids)

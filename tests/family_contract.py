@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
+from autoprune.supernet import Supernet
+from evaluators.gradients import gradients
 from tests.families import Family
 
 TOKENS = 14  # more than the window of those variants that have one
@@ -273,6 +276,28 @@ class FamilyContract:
         small(input_ids=ids, labels=ids).loss.backward()
         unused = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not [n for n in unused if not n.endswith("k_proj.bias")]  # which moves all scores alike
+
+    def test_the_stream_has_the_gradients_of_the_built_model(self, case: Case, ids: Tensor) -> None:
+        plan = case.plans()["gone"]
+        small = copy.deepcopy(case.install(plan)).requires_grad_(True)
+        small(input_ids=ids, labels=ids).loss.backward()
+        inside = small.get_submodule(case.family.blocks).parameters()
+        wanted = sum(float(p.grad.square().sum()) for p in inside if p.grad is not None)
+        ladders: Any = SimpleNamespace(weights=case.kept)
+        found = gradients(Supernet(case.adapter, ladders), plan, ids)
+        assert sum(float(g.square().sum()) for _, g in found) == pytest.approx(wanted, rel=1e-3)
+
+    def test_attention_weights_give_what_a_pass_gives(self, case: Case, ids: Tensor) -> None:
+        with torch.inference_mode():
+            state, weights = case.adapter.embed(ids), case.adapter.weights(0, "attention")
+            seen = case.adapter.attention(0, state, weights)
+            inner = case.adapter.inner(0, "attention", state, weights)
+            normed = case.adapter.norm(
+                state.hidden, weights["norm"], weights.get("norm_bias"), case.adapter._eps
+            )
+            values = case.adapter._heads("v", normed, state, weights)
+        values = values.repeat_interleave(seen.shape[1] // values.shape[1], dim=1)
+        assert difference((seen @ values).transpose(1, 2).reshape(inner.shape), inner) <= 1e-5
 
     def test_buffers_keep_their_precision_in_bfloat16(self, case: Case) -> None:
         for name in ("full", "gone"):

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "searchers",
     "stage",
     "ablation",
+    "proxies",
 )  # modules of this package with a `main(args)`
 
 

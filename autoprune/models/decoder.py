@@ -114,20 +114,32 @@ class Decoder:
 
         return assemble(self, plan, weights, dtype)
 
+    def attention(self, block: int, state: State, weights: Weights) -> Tensor:
+        """How much each token looks at each, [B, heads, T, T]: rows sum to one. What a pass never has in memory."""
+        normed = self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+        query, key = (self._heads(name, normed, state, weights) for name in ("q", "k"))
+        scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(-1, -2)
+        tokens = scores.shape[-1]
+        mask = _sliding(tokens, self.shape.windows[block], scores.device)
+        if mask is None:
+            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).tril()
+        return (scores * self._scales[block]).masked_fill(~mask, -torch.inf).softmax(-1)
+
     def _apply(self, name: str, x: Tensor, weights: Weights) -> Tensor:
         return self._linear(x, weights[name], weights.get(f"{name}_bias"))
 
+    def _heads(self, name: str, normed: Tensor, state: State, weights: Weights) -> Tensor:
+        """Queries, keys or values, [B, heads, T, head_dim]."""
+        batch, tokens, _ = normed.shape
+        found = self._apply(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
+        if f"{name}_norm" in weights:
+            found = self.norm(found, weights[f"{name}_norm"], None, self._eps)
+        found = found.transpose(1, 2)
+        return found if state.rope is None or name == "v" else _rotate(found, *state.rope)
+
     def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
         batch, tokens, _ = normed.shape
-
-        def heads(name: str) -> Tensor:  # [B, heads, T, head_dim]
-            found = self._apply(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
-            if f"{name}_norm" in weights:
-                found = self.norm(found, weights[f"{name}_norm"], None, self._eps)
-            found = found.transpose(1, 2)
-            return found if state.rope is None or name == "v" else _rotate(found, *state.rope)
-
-        query, key, value = heads("q"), heads("k"), heads("v")
+        query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
         mask = _sliding(tokens, self.shape.windows[block], normed.device)
         out = functional.scaled_dot_product_attention(
             query,

@@ -14,11 +14,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     In fp32 on the CPU oneDNN is used (2.3 times the rate of the default library on AMD) for weights stored by rows or
     by columns, the two layouts of ladders and their prefixes; the rule depends on dtype and layout only, so a plan's
-    numbers do not change with its neighbours.
+    numbers do not change with its neighbours. Where gradients are asked for it is the default library: oneDNN's map has
+    no backward.
     """
+    if _differentiated(x, weight):
+        return functional.linear(x, weight, bias)
     if _ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and _dense_layout(weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return functional.linear(x, weight, bias)
+
+
+def _differentiated(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def _dense_layout(weight: Tensor) -> bool:

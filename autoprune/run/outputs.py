@@ -18,6 +18,7 @@ from autoprune.run.export import export_plan
 from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
 from autoprune.run.latency import origin
+from autoprune.run.proxies import write_proxies
 from autoprune.run.recovery import recovery_of
 from autoprune.run.supernets import ladders_by_phase
 from autoprune.run.tasks import differences, write_tasks
@@ -41,9 +42,10 @@ def write_outputs(
     """Leaderboard (csv, md), report.html with pictures, best/."""
     frame = rows(run, ledger, entries, measured)
     leaderboard.write(frame, run.path)
-    told = write_tasks(entries, differences(items_of(ledger), run.parts.dense_plan().key), run.path)
-    if told is not None:
-        ledger.event("note", text=told)
+    tasks = write_tasks(entries, differences(items_of(ledger), run.parts.dense_plan().key), run.path)
+    for told in (tasks, write_proxies(run, ledger)):
+        if told is not None:
+            ledger.event("note", text=told)
     facts = _facts(run, ledger)
     folder.write_json(run.path / FACTS, facts.__dict__)
     with run.progress.stage("writing the report"):

@@ -12,7 +12,7 @@ import torch
 from autoprune.cache import Cache
 from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import AutopruneError, SettingError, nearest
-from autoprune.evaluation import Context, Evaluation, FinalEvaluator, LogitEvaluator
+from autoprune.evaluation import Context, Evaluation, FinalEvaluator, WindowEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
@@ -58,7 +58,7 @@ class Parts:
     ladders: StoredLadders
     supernet: Supernet
     space_part: SpacePart
-    evaluators: tuple[LogitEvaluator, ...]
+    evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
 
     @property
@@ -91,7 +91,7 @@ class Parts:
 
     def evaluation(
         self,
-        evaluators: Sequence[LogitEvaluator],
+        evaluators: Sequence[WindowEvaluator],
         supernet: Supernet | None = None,
         only: Split | None = None,
     ) -> Evaluation:
@@ -178,7 +178,7 @@ def check_finals(cfg: DictConfig, last: Mapping[str, FinalEvaluator]) -> None:
             )
 
 
-def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[LogitEvaluator]) -> tuple[Objective, ...]:
+def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[WindowEvaluator]) -> tuple[Objective, ...]:
     """The settings' objectives; raises SettingError naming what can be asked for."""
     provided = {m for e in evaluators for m in e.metrics} | set(space.cost(space.dense))
     wanted = [cost_name(str(metric)) for metric in cfg.objectives]
@@ -197,7 +197,7 @@ def held_out(cfg: DictConfig, corpus: Corpus, split: Split) -> Fidelity:
     return Fidelity(split, (0, min(int(cfg[f"{split.value}_windows"]), corpus.count(split))))
 
 
-def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[LogitEvaluator]:
+def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[WindowEvaluator]:
     """Only what the objectives need: a search does not pay for more."""
     metrics = {o.metric for o in wanted}
     return [e for e in parts.evaluators if metrics & set(e.metrics)]

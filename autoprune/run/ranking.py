@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from autoprune.evaluation import Evaluation
+from autoprune.evaluation import Evaluation, StreamEvaluator
 from autoprune.ledger import Ledger
 from autoprune.objective import Split
 from autoprune.report.leaderboard import REBUILT
 from autoprune.run import finals
 from autoprune.run.choosing import picked
 from autoprune.run.finalists import score_finalists
-from autoprune.run.parts import Parts, held_out
+from autoprune.run.parts import Parts, held_out, search_evaluators
 from autoprune.run.supernets import ladders_by_phase, parts_with
 from autoprune.run.targets import PHASE, TargetsDriver
 
@@ -25,7 +25,7 @@ def ranked(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Entry
     """Dense, the best uniform of every ratio, and the front, with their metrics on selection and test."""
     cfg, dense = run.cfg, finals.finalist(run.space, run.space.dense)
     parts_of = _parts_of(run, ledger)
-    scorer = finals.Scorer(_evaluations(parts_of), ledger)
+    scorer = finals.Scorer(_evaluations(run, parts_of), ledger)
     found = [f for f in _finalists(run, ledger, driver) if f.name != dense.name]
     uniform = finals.uniform_entries(run.space, list(cfg.uniform))
     everyone = [dense, *found, *(f for group in uniform.values() for f in group)]
@@ -87,11 +87,15 @@ def _parts_of(run: Run, ledger: Ledger) -> Callable[[str], Parts]:
     return of
 
 
-def _evaluations(parts_of: Callable[[str], Parts]) -> finals.Evaluations:
+def _evaluations(run: Run, parts_of: Callable[[str], Parts]) -> finals.Evaluations:
+    """A proxy scores finalists only where it was searched on: `write_proxies` says what it is worth."""
+
     @cache
     def of(ladders: str) -> Evaluation:
         parts = parts_of(ladders)
-        return parts.evaluation(parts.evaluators)
+        searched = search_evaluators(parts, run.objectives)
+        chosen = [e for e in parts.evaluators if e in searched or not isinstance(e, StreamEvaluator)]
+        return parts.evaluation(chosen)
 
     return of
 

@@ -146,7 +146,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     )
 
 
-def make_evaluators(cfg: DictConfig) -> tuple[tuple[LogitEvaluator, ...], dict[str, FinalEvaluator]]:
+def make_evaluators(cfg: DictConfig) -> tuple[tuple[WindowEvaluator, ...], dict[str, FinalEvaluator]]:
     """Those of windows, and by name those with items of their own."""
     made = {str(name): instantiate(cfg.evaluator[name]) for name in cfg.evaluator}
     last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}

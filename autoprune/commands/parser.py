@@ -25,6 +25,10 @@ class Parser(argparse.ArgumentParser):
                     raise SettingError(
                         f"{self._command}: unknown option {word!r}" + nearest(word, self.options())
                     )
+        if any(
+            action.dest == "settings" for action in self._actions
+        ):  # wherever among the options they stand
+            return self.parse_intermixed_args(words)
         return self.parse_args(words)
 
     @property

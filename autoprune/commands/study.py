@@ -13,7 +13,7 @@ def _declare(parser: Parser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a built-in name, a path or a hub id")
     parser.add_argument(
-        "settings", metavar="key=value", nargs="*", help="such as recovery.learning_rate=1e-3"
+        "settings", metavar="key=value", nargs="*", default=[], help="such as recovery.learning_rate=1e-3"
     )
     parser.add_argument("--to", metavar="DIR", required=True, help="tables; the same command goes on there")
     parser.add_argument("--data", metavar="DATA", default="auto", help="text (%(default)s)")

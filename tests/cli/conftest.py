@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-NAMES = ("run_config", "demo", "resume", "report", "export", "recover", "profile", "zoo_train", "bench")
+NAMES = (
+    *("run_config", "demo", "resume", "report", "export", "recover", "profile", "zoo_train", "bench"),
+    "study_oracle",
+)
 
 
 @dataclass

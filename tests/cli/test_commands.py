@@ -63,6 +63,33 @@ def folder(tmp_path: Path) -> Path:
                 },
             ),
         ),
+        (
+            "recover c --teacher m --data d --to o window=9",
+            (
+                "recover",
+                ("c",),
+                {"teacher": "m", "data": "d", "to": "o", "steps": None, "seed": 0, "settings": ["window=9"]},
+            ),
+        ),
+        (
+            "study oracle m --to o window=9 --plans 3 threads=2",
+            (
+                "study_oracle",
+                ("m",),
+                {
+                    **{
+                        "to": "o",
+                        "data": "auto",
+                        "plans": 3,
+                        "ratio": "0.5x",
+                        "steps": 100,
+                        "windows": 8,
+                        "seed": 0,
+                    },
+                    "settings": ["window=9", "threads=2"],
+                },
+            ),
+        ),
         ("profile m", ("profile", ("m", None, []), {})),
         ("profile m latency.batch=4 --to f", ("profile", ("m", "f", ["latency.batch=4"]), {})),
         ("zoo train n", ("zoo_train", ("n", None), {})),

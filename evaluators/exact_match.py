@@ -94,8 +94,9 @@ class ExactMatch:
             lengths.setdefault(len(ids), []).append(index)
         for group in lengths.values():
             for at in batches(len(group), self._rows):
-                ids = torch.tensor([self._ids[i] for i in group[at]])
-                for index, row in zip(group[at], greedy(model, ids, self._count, self._ends()), strict=True):
+                prompts = torch.tensor([self._ids[i] for i in group[at]])
+                written = greedy(model, prompts, self._count, self._ends())
+                for index, row in zip(group[at], written, strict=True):
                     found[index] = self._text(row.tolist())
         return found
 

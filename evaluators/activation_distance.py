@@ -13,10 +13,11 @@ class ActivationDistance(Watched):
     """`activation_distance`: mean Hamming distance between the sign patterns that two tokens leave in the FFNs.
 
     Counted in units over all FFNs of a plan, mean over the pairs of tokens of a sequence (Mellor et al. 2021 compare
-    whole inputs). A proxy without a direction of its own.
+    whole inputs).
     """
 
     metrics = ("activation_distance",)
+    larger_is_better = metrics
 
     @staticmethod
     def look(

@@ -8,10 +8,7 @@ from evaluators.gradients import Differentiated
 
 
 class GradientNorm(Differentiated):
-    """`gradient_norm`: Euclidean norm of the next-token loss's gradient over a plan's weights, a sequence at a time.
-
-    A proxy without a direction of its own.
-    """
+    """`gradient_norm`: Euclidean norm of the next-token loss's gradient over a plan's weights, a sequence at a time."""
 
     metrics = ("gradient_norm",)
 

@@ -15,10 +15,11 @@ from evaluators.watched import Watched
 class HeadConfidence(Watched):
     """`head_confidence`: a head's largest attention weight, mean over tokens, summed over the heads of a plan.
 
-    From the metrics of Serianni and Kalita (2023). A proxy without a direction of its own.
+    From the metrics of Serianni and Kalita (2023).
     """
 
     metrics = ("head_confidence",)
+    larger_is_better = metrics
 
     @staticmethod
     def look(

@@ -10,7 +10,7 @@ from evaluators.gradients import Differentiated
 class Saliency(Differentiated):
     """`saliency`: sum over a plan's weights of |weight x gradient of the next-token loss|, a sequence at a time.
 
-    Synaptic saliency (Tanaka et al. 2020) with the loss of a trained model. A proxy without a direction of its own.
+    Synaptic saliency (Tanaka et al. 2020) with the loss of a trained model.
     """
 
     metrics = ("saliency",)

@@ -187,7 +187,7 @@ def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[WindowEvaluat
             raise SettingError(f"objectives: no evaluator provides {metric!r}" + nearest(metric, provided))
         if any(metric in getattr(e, "larger_is_better", ()) for e in evaluators):
             raise SettingError(
-                f"objectives: {metric!r} is better when larger" + nearest(f"dis{metric}", provided)
+                f"objectives: {metric!r} is better when larger" + nearest(f"dis{metric}", provided - {metric})
             )
     return tuple(Objective(metric) for metric in wanted)
 

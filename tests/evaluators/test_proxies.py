@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch.nn import functional
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus
-from autoprune.errors import UnsupportedModelError
+from autoprune.errors import SettingError, UnsupportedModelError
 from autoprune.evaluation import Context, Evaluation, Failure, Scores
 from autoprune.models.llama import LlamaAdapter
 from autoprune.objective import Fidelity, Split
+from autoprune.run.parts import objectives
 from autoprune.space import Plan, SublayerPlan
 from autoprune.supernet import Supernet
 from evaluators.activation_distance import ActivationDistance
@@ -234,3 +236,12 @@ def test_an_adapter_without_attention_weights(tmp_path: Path) -> None:
         UnsupportedModelError, match="head_confidence needs attention weights; Without has no"
     ):
         HeadConfidence().measure(Supernet(adapter, Prefixes(adapter.adapter)), PLANS, IDS)
+
+
+@pytest.mark.parametrize("name", ["head_confidence", "activation_distance"])
+def test_what_is_better_when_larger_is_no_objective(net: Supernet, name: str) -> None:
+    """Made small it would only make the model small; the line does not offer the same again."""
+    cfg: Any = SimpleNamespace(objectives=[name, "params"])
+    space: Any = SimpleNamespace(cost=lambda candidate: {"params": 1.0}, dense=None)
+    with pytest.raises(SettingError, match=f"'{name}' is better when larger(?!.*did you mean '{name}')"):
+        objectives(cfg, space, [PROXIES[name]()])

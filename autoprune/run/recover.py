@@ -144,6 +144,8 @@ def _setting(cfg: DictConfig, progress: Progress) -> tuple[Setting, dict[str, Fi
         corpus = open_corpus(corpus_name(str(cfg.data)), teacher.tokenizer, int(cfg.window), cache)
     evaluators, last = make_evaluators(cfg)
     context = make_context(cfg, cache, teacher, adapter, corpus)
-    for evaluator in (*evaluators, *last.values()):
-        evaluator.bind(context)
+    for windowed in evaluators:
+        windowed.bind(context)
+    for final in last.values():
+        final.bind(context)
     return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings), last

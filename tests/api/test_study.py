@@ -71,7 +71,12 @@ def test_more_plans_go_on_where_it_ended(
     before = (done / "oracle.csv").read_text()
     steps: list[int] = []
     real = Distiller._step
-    monkeypatch.setattr(Distiller, "_step", lambda self, step: (steps.append(step), real(self, step))[1])
+
+    def step(self: Distiller, number: int) -> float:
+        steps.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(Distiller, "_step", step)
     assert study(given, done, plans=5) == 0
     assert steps == list(range(8)) and "(5 plans)" in capsys.readouterr().out
     assert (done / "oracle.csv").read_text().startswith(before)

@@ -3,20 +3,19 @@
 Rows leave one part out. *table*: no sensitivity table, the start is the best uniform plan. *model*: nothing is learnt
 from earlier rounds but at the same champion. *beliefs*: races go by measured gaps alone. *races*: every contender that
 passes the first windows runs to the cap. *draws*: moves come from the model's mean, not from draws
-from its uncertainty. *neighbours* (fronts only): budgets do not offer each other their champions. Numbers as in
-`bench search`, which runs and scores them.
+from its uncertainty. Numbers as in `bench search`, which runs and scores them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from autoprune.objective import Array
-from autoprune.searchers.anchors import Anchor, Limits
+from autoprune.searchers.anchors import Limits
 from autoprune.searchers.auto import SEEDS, Auto
 from autoprune.searchers.race import Belief
 from autoprune.searchers.script import Script
@@ -67,13 +66,6 @@ class NoDraws(Auto):
         return np.tile(posterior.best, (count, 1))
 
 
-class NoNeighbours(Auto):
-    """Every budget for itself."""
-
-    def _neighbours(self, anchor: Anchor, posterior: Posterior) -> Iterator[Candidate | None]:
-        yield from ()
-
-
 PARTS: Mapping[str, type[Auto]] = {
     "no table": NoTable,
     "no model": NoModel,
@@ -90,13 +82,5 @@ def main(args: Sequence[str]) -> None:
     variants = [
         f"{name}=auto:search._target_={part.__module__}.{part.__qualname__}" for name, part in PARTS.items()
     ]
-    fronts = f"auto,no neighbours=auto:search._target_={__name__}.NoNeighbours"
-    fixed = [
-        "--methods",
-        ",".join(["auto", *variants]),
-        "--fronts",
-        fronts,
-        "--to",
-        "results/search/ablation.md",
-    ]
+    fixed = ["--methods", ",".join(["auto", *variants]), "--to", "results/search/ablation.md"]
     search.compare("ablation", __doc__, args, fixed)

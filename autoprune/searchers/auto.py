@@ -1,12 +1,12 @@
 """The flagship: a sensitivity table's exact optimum, then moves drawn from a shared model and raced in pairs.
 
 One flow for one budget and for a whole front: a front is a row of budgets, each with a champion of its own, that share
-the table, the windows and the model, and offer their champions to their neighbours.
+the table, the windows and the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -180,11 +180,11 @@ class Auto(Scripted):
         return mean, PRIOR * self._spread.noise**0.5 + OVERSTATED * np.abs(mean)
 
     def _contenders(self, anchor: Anchor, posterior: Posterior, rng: np.random.Generator) -> list[Candidate]:
-        """Draws of the model, each at its optimum near the champion, and what neighbours in budget offer.
+        """Draws of the model, each at its optimum near the champion.
 
         Where these are all known well enough, draws without caution, and then from farther away.
         """
-        fresh = {c: None for c in self._neighbours(anchor, posterior) if self._open(c, anchor)}
+        fresh: dict[Candidate, None] = {}
         reaches = [(self._radius, self._caution)]
         reaches += [(radius, (0.0, 0.0)) for radius in range(self._radius, self._model.width)]
         for radius, caution in reaches:
@@ -193,29 +193,18 @@ class Auto(Scripted):
                 penalty = rng.uniform(*caution) * (number > 0) * self._spread.noise**0.5
                 values = step_values(effect, anchor.champion, self._sizes, radius, penalty)
                 candidate = anchor.limits.pick(values, rng)
-                if candidate not in fresh and self._open(candidate, anchor):
+                if candidate is not None and self._open(candidate, anchor):
                     fresh[candidate] = None
                 if len(fresh) == self._count:
                     break
             if fresh:
                 break
-        return [c for c in fresh if c is not None]
+        return list(fresh)
 
-    def _neighbours(self, anchor: Anchor, posterior: Posterior) -> Iterator[Candidate | None]:
-        at = self._anchors.index(anchor)
-        for other in (at - 1, at + 1):
-            if 0 <= other < len(self._anchors):
-                values = step_values(
-                    posterior.best, self._anchors[other].champion, self._sizes, self._radius, 0.0
-                )
-                yield anchor.limits.pick(values, step_rng(self.problem.seed, self._round))
-
-    def _open(self, candidate: Candidate | None, anchor: Anchor) -> bool:
+    def _open(self, candidate: Candidate, anchor: Anchor) -> bool:
         """Whether there is anything to learn about a candidate."""
-        if candidate is None or candidate == anchor.champion:
-            return False
         enough = min(self._rules.cap * PATIENCE, self.problem.windows)
-        return len(self._board.gaps(candidate, anchor.champion)) < enough
+        return candidate != anchor.champion and len(self._board.gaps(candidate, anchor.champion)) < enough
 
     def _qualified(self, champion: Candidate, beliefs: Mapping[Candidate, Belief]) -> list[Candidate]:
         """The best contenders by belief and first windows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprune.bench.ablation import PARTS, NoBeliefs, NoModel, NoNeighbours, NoTable
+from autoprune.bench.ablation import PARTS, NoBeliefs, NoModel, NoTable
 from autoprune.searchers.auto import Auto
 from tests.tabular import KL, PARAMS, Tabular, drive, tabular_problem, trace
 
@@ -17,12 +17,6 @@ def test_without_the_part_it_proposes_something_else(part: type[Auto]) -> None:
     problem = tabular_problem({"params": "0.6x"}, (KL, PARAMS))
     assert trace(part(problem, **SMALL), problem) != trace(Auto(problem, **SMALL), problem)
     assert trace(part(problem, **SMALL), problem) == trace(part(problem, **SMALL), problem)
-
-
-def test_without_neighbours_a_front_is_searched_otherwise_and_a_budget_alike() -> None:
-    front, single = tabular_problem({}, (KL, PARAMS)), tabular_problem({"params": "0.6x"}, (KL, PARAMS))
-    assert trace(NoNeighbours(front, **SMALL), front, 400) != trace(Auto(front, **SMALL), front, 400)
-    assert trace(NoNeighbours(single, **SMALL), single) == trace(Auto(single, **SMALL), single)
 
 
 def test_without_a_table_nothing_beyond_the_bound_is_measured() -> None:

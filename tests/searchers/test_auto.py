@@ -78,18 +78,6 @@ def test_a_front_has_a_champion_at_every_budget_and_names_them_first() -> None:
     assert losses == sorted(losses)
 
 
-def test_neighbouring_budgets_offer_their_champions() -> None:
-    problem = deep_problem({})
-    searcher = make_auto(problem, spacing=0.1)
-    drive(searcher, Tabular(problem.space), 400)
-    anchor, other = searcher._anchors[2], searcher._anchors[3]
-    posterior = searcher._model.posterior(anchor.champion, *searcher._prior(anchor.champion), 1e-4)
-    offered = [c for c in searcher._neighbours(anchor, posterior) if c is not None]
-    near = np.abs(np.array(offered[-1].indices()) - np.array(other.champion.indices()))
-    assert len(offered) == 2 and near.max() <= 1
-    assert not any(anchor.limits.constraints[0].violation(problem.space.cost(c)) for c in offered)
-
-
 def test_the_table_is_measured_alone_and_first() -> None:
     problem = deep_problem({"params": "0.6x"})
     asked = make_auto(problem).ask(8)

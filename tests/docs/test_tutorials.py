@@ -86,7 +86,7 @@ def test_resuming_your_own_searcher_needs_trust(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_finals", stop)
+        patch.setattr(pipeline, "ranked", stop)
         assert run_shell(shell()[1], monkeypatch) == 3
     assert main(["resume", "results/hill"]) == 2 and "pass --trust to run it" in capsys.readouterr().err
     assert main(["resume", "results/hill", "--trust"]) == 0

@@ -44,7 +44,7 @@ def short(value: float | None) -> str:
     """A count in thousands or millions, e.g. `1.5M`."""
     if value is None:
         return MISSING
-    if value >= 1e6:
+    if value >= 999_500:  # which would round to 1000k
         return f"{value / 1e6:.3g}M"
     return f"{value / 1e3:.3g}k" if value >= 1e3 else f"{value:.0f}"
 

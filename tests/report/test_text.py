@@ -36,3 +36,7 @@ def test_the_rest() -> None:
     assert text.percent(-70.2) == "−70 %"
     assert text.percent(12.0) == "+12 %"
     assert text.bounds((0.571, 0.6)) == "[0.57, 0.60]"
+
+
+def test_counts_are_rounded_to_the_unit_they_are_told_in() -> None:
+    assert [text.short(v) for v in (999_680, 999_400, 1500, 12)] == ["1M", "999k", "1.5k", "12"]

@@ -103,6 +103,11 @@ class AnalyticCosts:
         return weights + biases + s.norm_params, 2 * self.tokens * weights, 0
 
 
+def full_plan(shape: Shape) -> Plan:
+    """The plan that keeps everything."""
+    return Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
+
+
 def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
     """FLOPs of one token after `context` others, which are in the KV cache, counted as `AnalyticCosts` does."""
     costs = AnalyticCosts(shape, 1)

@@ -91,6 +91,11 @@ class Candidate:
         return Candidate(tuple(tuple(v) if isinstance(v, list) else int(v) for v in json.loads(text)))
 
 
+def is_mask(setting: str) -> bool:
+    """Whether a plan setting says how much of a matrix is kept in place: named MATRIX.PATTERN, as in `up.4`."""
+    return "." in setting
+
+
 @dataclass(frozen=True)
 class SublayerPlan:
     """What one sublayer keeps: settings in name order. A `gone` sublayer is skipped altogether."""
@@ -114,8 +119,8 @@ class SublayerPlan:
 
     @property
     def gone(self) -> bool:
-        """The zero option of the width or of the KV groups: the sublayer is removed."""
-        return any(name in ("kv_groups", "width") and value == 0 for name, value in self.settings)
+        """The zero option of the width, of the KV groups or of the experts: the sublayer is removed."""
+        return any(name in ("kv_groups", "width", "experts") and value == 0 for name, value in self.settings)
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,9 @@ class Space(Protocol):
 
     def cost_table(self, metric: str) -> CostTable | None:
         """Per (gene, option) costs; None when the metric is not additive over genes."""
+
+    def local_table(self, metric: str, around: Candidate) -> CostTable:
+        """A table that is exact at `around` and for every change of one gene of it; the additive one where there is."""
 
     def repair(
         self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator

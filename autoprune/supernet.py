@@ -67,7 +67,7 @@ class Supernet:
             sublayer = plan.sublayers[at]
             if not sublayer.gone:
                 weights = self.ladders.weights(at // 2, sublayer)
-                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
                 self.telemetry.runs += 1
             if at + 1 in branches and at + 1 not in kept:
                 kept[at + 1] = state
@@ -87,7 +87,7 @@ class Supernet:
                 if sublayer.gone:
                     continue
                 weights = self.ladders.weights(at // 2, sublayer)
-                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
                 if not bool(torch.isfinite(state.hidden).all()):
                     return f"block {at // 2} {sublayer.kind}"
         return "the head"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from bisect import bisect
+from collections.abc import Iterable, Sequence
 
 from autoprune.objective import Constraint
 from autoprune.space import Candidate, OptionGene, Space
 
+COMBINATIONS = 4096  # of options between the kinds of sites
 SPLITS = 3  # how many divisions between the kinds of sites are tried
 
 
@@ -20,13 +23,23 @@ def uniform_candidates(space: Space, ratio: float, metric: str = "params") -> li
     limit = Constraint(metric, ratio * space.cost(space.dense)[metric])
     groups = _groups(space)
     found = []
-    for head in itertools.product(*(range(len(_options(space, g))) for g in groups[:-1])):
+    for head in _heads(space, groups):
         last = _largest(space, groups, head, limit)
         if last is not None:
             levels = (*head, last)
             found.append((_imbalance(space, groups, levels), levels))
     picked = [levels for _, levels in sorted(found)[:SPLITS]]
     return [_fill(space, _at(space, groups, levels), limit) for levels in picked]
+
+
+def _heads(space: Space, groups: Sequence[Sequence[int]]) -> Iterable[tuple[int, ...]]:
+    """Options of all groups but the last: every combination or, when these are many, equal fractions."""
+    sizes = [len(_options(space, g)) for g in groups]
+    if math.prod(sizes[:-1]) <= COMBINATIONS:
+        return itertools.product(*(range(n) for n in sizes[:-1]))
+    shares = [[o / max(1, _options(space, g)[-1]) for o in _options(space, g)] for g in groups]
+    fractions = sorted({s for row in shares for s in row})
+    return dict.fromkeys(tuple(max(0, bisect(row, f) - 1) for row in shares[:-1]) for f in fractions)
 
 
 def _groups(space: Space) -> list[list[int]]:

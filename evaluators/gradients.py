@@ -33,7 +33,7 @@ def gradients(supernet: Supernet, plan: Plan, ids: Tensor) -> list[tuple[Tensor,
             held = supernet.ladders.weights(at // 2, sublayer)
             weights = {name: tensor.detach().requires_grad_() for name, tensor in held.items()}
             leaves += weights.values()
-            state = adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+            state = adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
         if not leaves:
             return []
         logits = adapter.head(state)[:, :-1]

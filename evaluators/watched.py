@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoprune.evaluation import Context
 from autoprune.models.base import Adapter, State, Weights
-from autoprune.space import Kind, Plan
+from autoprune.space import Kind, Plan, SublayerPlan
 from autoprune.supernet import Supernet
 
 Look = Callable[[Adapter, int, Kind, State, State, Weights], Tensor | None]
@@ -36,9 +36,11 @@ class Watch:
         """The state before block 0, nothing added yet."""
         return Tallied(**vars(self._adapter.embed(ids)), tally=torch.zeros(len(ids), dtype=torch.float64))
 
-    def run_sublayer(self, block: int, kind: Kind, state: Tallied, weights: Weights) -> Tallied:
+    def run_sublayer(
+        self, block: int, kind: Kind, state: Tallied, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tallied:
         """The sublayer, and its share added."""
-        after = self._adapter.run_sublayer(block, kind, state, weights)
+        after = self._adapter.run_sublayer(block, kind, state, weights, plan)
         found = self._look(self._adapter, block, kind, state, after, weights)
         assert state.tally is not None
         tally = state.tally if found is None else state.tally + found

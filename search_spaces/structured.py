@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from autoprune.errors import SettingError
 from autoprune.shape import Shape
-from autoprune.space import CostModel, OptionGene, Plan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.space import OptionGene
 
 MULTIPLES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 class Structured:
-    """KV groups and FFN width of every block; bound to a model by `build`.
+    """KV groups and FFN width of every block; bound to a model by `genes`.
 
     ffn_options: at least this many FFN widths, zero and the full width among them.
     ffn_multiple: widths are multiples of this; null picks the largest of 256 … 1 that gives `ffn_options` widths.
@@ -31,10 +28,10 @@ class Structured:
         """The options of each setting: `kv_groups` and `width`."""
         return {"kv_groups": tuple(range(shape.kv_groups + 1)), "width": self._widths(shape.ffn)}
 
-    def build(self, shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace:
-        """The space of a model; genes in depth order."""
+    def genes(self, shape: Shape) -> tuple[OptionGene, ...]:
+        """Two genes a block, in depth order."""
         options = self.options(shape)
-        genes = tuple(
+        return tuple(
             gene
             for block in range(shape.blocks)
             for gene in (
@@ -42,8 +39,6 @@ class Structured:
                 OptionGene(block, "ffn", "width", options["width"]),
             )
         )
-        full = Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
-        return SublayerSpace(genes, full, tuple(costs))
 
     def _widths(self, ffn: int) -> tuple[int, ...]:
         wanted = min(self.ffn_options, ffn + 1)

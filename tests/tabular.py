@@ -13,8 +13,8 @@ from autoprune.searchers.tabular import WINDOWS, Tabular
 from autoprune.shape import AnalyticCosts, Shape
 from autoprune.space import Space, SublayerPlan
 from autoprune.study import Searcher
+from autoprune.sublayers import SublayerSpace, join
 from search_spaces.structured import Structured
-from search_spaces.sublayer import SublayerSpace
 
 SHAPE = Shape(
     "llama", blocks=4, hidden=32, heads=8, kv_groups=4, head_dim=8, ffn=64, vocabulary=100, tied=True
@@ -43,7 +43,7 @@ class StepCosts:
 
 def structured_space(shape: Shape = SHAPE) -> SublayerSpace:
     """The structured space of a shape, with analytic costs and the synthetic decode time."""
-    return Structured().build(shape, [AnalyticCosts(shape), StepCosts()])
+    return join([Structured()], shape, [AnalyticCosts(shape), StepCosts()])
 
 
 def tabular_problem(

@@ -48,7 +48,7 @@ def main(args: Sequence[str]) -> None:
         parts = open_parts(cfg, progress)
         for seed in range(options.seeds):
             cfg.calibration.seed = seed
-            recipe = recipe_of(cfg, parts.adapter.shape, parts.corpus, parts.space_part)
+            recipe = recipe_of(cfg, parts.adapter.shape, parts.corpus, parts.space_parts)
             for key, value in _seed(parts, recipe, options.ratios).items():
                 found.setdefault(key, []).append(value)
     table = _table(found, options.ratios)

@@ -11,6 +11,7 @@ from autoprune.searchers.problem import Problem
 from autoprune.shape import Shape
 from autoprune.space import CostModel, Space
 from autoprune.study import Searcher
+from autoprune.sublayers import SublayerSpace, join
 
 
 def searcher(name: str, problem: Problem, settings: Mapping[str, Any] | None = None) -> Searcher:
@@ -27,11 +28,9 @@ def structured(shape: Shape, costs: Sequence[CostModel]) -> Space:
     """`space=[structured]` of a shape."""
     from hydra.utils import get_class
 
-    return get_class("search_spaces.structured.Structured")().build(shape, costs)  # type: ignore[no-any-return]
+    return join([get_class("search_spaces.structured.Structured")()], shape, costs)
 
 
 def sublayers(genes: Sequence[Any], full: Any, costs: Sequence[CostModel]) -> Space:
     """A space of just these genes."""
-    from hydra.utils import get_class
-
-    return get_class("search_spaces.sublayer.SublayerSpace")(tuple(genes), full, tuple(costs))  # type: ignore[no-any-return]
+    return SublayerSpace(tuple(genes), full, tuple(costs))

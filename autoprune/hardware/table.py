@@ -15,7 +15,7 @@ from autoprune.hardware.fingerprint import Value, differing
 from autoprune.hardware.fitting import HeldOut
 from autoprune.hardware.workload import METRICS, Workload
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, SublayerPlan
+from autoprune.space import KINDS, Kind, SublayerPlan, is_mask
 
 SETTING: Mapping[Kind, str] = {"attention": "kv_groups", "ffn": "width"}
 UNCORRECTED: Mapping[str, tuple[float, float]] = dict.fromkeys(METRICS, (0.0, 1.0))
@@ -60,9 +60,10 @@ class LatencyTable:
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Corrected milliseconds of one sublayer, interpolated between measured options; 0 when it is gone.
 
-        Raises SettingError outside the measured options, SpaceError for a setting the table does not price.
+        A masked matrix costs what the whole one does: it was measured with dense kernels. Raises SettingError outside
+        the measured options, SpaceError for a setting the table does not price.
         """
-        if [name for name, _ in plan.settings] != [SETTING[plan.kind]]:
+        if [name for name, _ in plan.settings if not is_mask(name)] != [SETTING[plan.kind]]:
             raise SpaceError(f"the latency table prices {SETTING[plan.kind]} only, not {dict(plan.settings)}")
         if plan.gone:
             return dict.fromkeys(METRICS, 0.0)

@@ -65,11 +65,18 @@ class Adapter(Protocol):
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to the state before block 0."""
 
-    def inner(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+    def inner(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tensor:
         """What enters the sublayer's output projection, [B, T, units x size]: the criteria rank this."""
 
-    def run_sublayer(self, block: int, kind: Kind, state: State, weights: Weights) -> State:
-        """One sublayer with these (sliced) weights, residual included; never writes into its input."""
+    def run_sublayer(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> State:
+        """One sublayer with these (sliced) weights, residual included; never writes into its input.
+
+        `plan` holds what weights do not say, such as experts per token; None: as in the dense model.
+        """
 
     def head(self, state: State) -> Tensor:
         """Logits [B, T, vocabulary]."""

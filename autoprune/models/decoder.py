@@ -16,7 +16,7 @@ from autoprune.models.base import State, SublayerWeights, Units, Weights
 from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, Plan
+from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 
 LAYER_NORM_EPS = 1e-5  # torch's default
 
@@ -68,7 +68,9 @@ class Decoder:
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
         return State(hidden, positions, rope=rope)
 
-    def inner(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+    def inner(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tensor:
         """Attention's head outputs [B, T, heads x head_dim], or the FFN's (gated) activations [B, T, width]."""
         normed = self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
         if kind == "attention":
@@ -78,10 +80,12 @@ class Decoder:
             return self._activation(up)  # type: ignore[no-any-return]
         return self._activation(self._apply("gate", normed, weights)).mul_(up)  # type: ignore[no-any-return]
 
-    def run_sublayer(self, block: int, kind: Kind, state: State, weights: Weights) -> State:
+    def run_sublayer(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> State:
         """Residual plus the sublayer's output; the input state stays as it was."""
         name = "o" if kind == "attention" else "down"
-        out = self._apply(name, self.inner(block, kind, state, weights), weights)
+        out = self._apply(name, self.inner(block, kind, state, weights, plan), weights)
         return replace(state, hidden=out.add_(state.hidden))
 
     def head(self, state: State) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,20 @@ from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.recipe import LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts, Shape
 from autoprune.space import Plan
+from autoprune.sublayers import join, joint_options
 from autoprune.uniform import uniform_candidates
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from autoprune.run.parts import SpacePart
+    from autoprune.sublayers import SpacePart
 
 TOKENS = 65_536  # calibration tokens when nothing is said
 
 
-def recipe_of(cfg: DictConfig, shape: Shape, corpus: Corpus, part: SpacePart) -> LadderRecipe:
+def recipe_of(
+    cfg: DictConfig, shape: Shape, corpus: Corpus, space_parts: Sequence[SpacePart]
+) -> LadderRecipe:
     """The ladder recipe of a run; raises SettingError or DataError naming the setting."""
     settings = cfg.calibration
     for name, allowed in (("ladder", LADDERS), ("criterion", tuple(CRITERIA))):
@@ -33,7 +37,7 @@ def recipe_of(cfg: DictConfig, shape: Shape, corpus: Corpus, part: SpacePart) ->
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
-    reference = _reference(str(settings.reference), shape, part, int(cfg.window))
+    reference = _reference(str(settings.reference), shape, space_parts, int(cfg.window))
     if reference is not None and settings.ladder != "refit":
         raise SettingError(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
@@ -45,7 +49,7 @@ def recipe_of(cfg: DictConfig, shape: Shape, corpus: Corpus, part: SpacePart) ->
         ladder=str(settings.ladder),
         criterion=str(settings.criterion),
         damping=float(settings.damping),
-        options=part.options(shape),
+        options=joint_options(space_parts, shape),
         reference=reference,
     )
 
@@ -65,11 +69,11 @@ def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:
     return windows[order[:count]]
 
 
-def _reference(text: str, shape: Shape, part: SpacePart, tokens: int) -> Plan | None:
+def _reference(text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int) -> Plan | None:
     """The plan named by `dense`, `uniform@r` or a file."""
     if text == "dense":
         return None
-    space = part.build(shape, [AnalyticCosts(shape, tokens)])
+    space = join(space_parts, shape, [AnalyticCosts(shape, tokens)])
     if text.startswith("uniform@"):
         try:
             found = uniform_candidates(space, float(text.removeprefix("uniform@")))

@@ -12,6 +12,7 @@ from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
+from autoprune.space import is_mask
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -52,9 +53,19 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
     latency = parts.cfg.latency
     if latency.mode == "off":
         return None
+    if unknown := _unpriced(parts):
+        progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
+        return None
     if latency.file is not None:
         return named_table(parts, Path(str(latency.file)).expanduser())
     return LatencyTable.load(cached_table(parts, progress) / "latency.json")
+
+
+def _unpriced(parts: Parts) -> list[str]:
+    """Plan settings of the space that change latencies in a way that the table does not hold."""
+    from autoprune.hardware.table import SETTING
+
+    return sorted(n for n in parts.options() if n not in SETTING.values() and not is_mask(n))
 
 
 def named_table(parts: Parts, path: Path) -> LatencyTable:
@@ -71,9 +82,7 @@ def named_table(parts: Parts, path: Path) -> LatencyTable:
         )
     try:
         table = LatencyTable.load(path)
-        table.check_model(
-            shape, str(parts.loaded.dtype).removeprefix("torch."), parts.space_part.options(shape)
-        )
+        table.check_model(shape, str(parts.loaded.dtype).removeprefix("torch."), parts.options())
         _check_workload(table.workload, workload(parts))
     except SettingError as error:
         text = str(error).removeprefix(f"latency table {path}").removeprefix(": ").strip()
@@ -115,7 +124,7 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
     from autoprune.hardware.fingerprint import fingerprint
 
     work = workload(parts)
-    options = parts.space_part.options(parts.adapter.shape)
+    options = parts.options()
     inputs = [
         *(
             METHOD,
@@ -137,7 +146,7 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
     from autoprune.hardware.measuring import measure_table
 
     shape = parts.adapter.shape
-    options = parts.space_part.options(shape)
+    options = parts.options()
     span = options["kv_groups"], options["width"]
     correction = random_plans(shape, *span, CORRECTION_PLANS, SEED)
     known = {plan.key for plan in correction}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,9 @@ from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import recipe_of
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.shape import AnalyticCosts, Shape
+from autoprune.shape import AnalyticCosts, full_plan
 from autoprune.space import CostModel, Plan, Space
+from autoprune.sublayers import SpacePart, join, joint_options
 from autoprune.supernet import Ladders, Supernet
 
 if TYPE_CHECKING:
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
     from autoprune.models.base import Adapter
     from autoprune.progress import Progress
     from autoprune.study import SupernetSpec
-
-
-class SpacePart(Protocol):
-    """One group of `space=[…]`."""
-
-    def options(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        """The options of each setting."""
-
-    def build(self, shape: Shape, costs: Sequence[CostModel]) -> Space:
-        """The space of a model."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Parts:
     ladder_folder: Path
     ladders: StoredLadders
     supernet: Supernet
-    space_part: SpacePart
+    space_parts: tuple[SpacePart, ...]
     evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
 
@@ -82,8 +73,11 @@ class Parts:
 
     def dense_plan(self) -> Plan:
         """The plan that keeps everything."""
-        shape = self.adapter.shape
-        return Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks)
+        return full_plan(self.adapter.shape)
+
+    def options(self) -> dict[str, tuple[int, ...]]:
+        """The options of every plan setting."""
+        return joint_options(self.space_parts, self.adapter.shape)
 
     def context(self) -> Context:
         """What evaluators may use."""
@@ -118,7 +112,7 @@ class Parts:
         """The search space, priced analytically and by the latency table where there is one."""
         shape = self.adapter.shape
         costs: list[CostModel] = [AnalyticCosts(shape, int(self.cfg.window))]
-        return self.space_part.build(shape, costs if table is None else [*costs, table])
+        return join(self.space_parts, shape, costs if table is None else [*costs, table])
 
 
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
@@ -134,15 +128,15 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
-    space_part = _space_part(cfg)
-    recipe = recipe_of(cfg, adapter.shape, corpus, space_part)
+    space_parts = tuple(instantiate(cfg.space[name]) for name in cfg.space)
+    recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
     ladders = StoredLadders(adapter, folder)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg)
     return Parts(
-        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_part, evaluators, last
+        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts, evaluators, last
     )
 
 
@@ -206,14 +200,6 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[WindowE
 def search_evaluation(parts: Parts, wanted: Sequence[Objective]) -> Evaluation:
     """What the objectives need, on *fitness* windows and no others."""
     return parts.evaluation(search_evaluators(parts, wanted), only=Split.FITNESS)
-
-
-def _space_part(cfg: DictConfig) -> SpacePart:
-    if len(cfg.space) != 1:
-        raise SettingError(
-            f"space={list(cfg.space)}: this version searches one group at a time; allowed: structured"
-        )
-    return instantiate(cfg.space[next(iter(cfg.space))])  # type: ignore[no-any-return]
 
 
 def instantiate(node: Any, *args: Any) -> Any:

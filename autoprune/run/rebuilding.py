@@ -101,11 +101,10 @@ class RebuildingDriver(TargetsDriver):
         """What to keep of every site for an additive cost to meet the tightest bound."""
         space = self._shared.space
         dense, found = space.cost(space.dense), [1.0]
+        least = space.cost(Candidate((0,) * len(space.genes)))
         for constraint in target.constraints:
-            table = space.cost_table(constraint.metric)
-            least = 0.0 if table is None else table.smallest
-            span = dense[constraint.metric] - least
-            found.append((constraint.bound - least) / span if span > 0 else 1.0)
+            span = dense[constraint.metric] - least[constraint.metric]
+            found.append((constraint.bound - least[constraint.metric]) / span if span > 0 else 1.0)
         return max(0.0, min(found))
 
     def _fitting(self, space: Space, target: Target) -> Candidate:

@@ -15,20 +15,44 @@ from autoprune.searchers.proposals import Bounds
 from autoprune.searchers.race import Verdict
 from autoprune.space import Candidate, CostTable, Space
 
+RELAID = 4  # how often tables that hold near a candidate are taken anew, or bounds drawn closer
 PATIENCE = 4  # how many times its first cap a race may last
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The constraints of a budget with the additive tables of their costs."""
+    """The constraints of a budget with tables of their costs: additive ones, or ones that hold near a candidate."""
 
     space: Space
     constraints: tuple[Constraint, ...]
     tables: tuple[CostTable, ...]
     bounds: Bounds
+    additive: bool
+
+    def around(self, champion: Candidate) -> Limits:
+        """The same with tables that hold near the champion."""
+        return self if self.additive else limits_of(self.space, self.constraints, champion)
 
     def optimum(self, values: Sequence[Array]) -> Candidate | None:
-        """The exact optimum of summed values; None when nothing fits."""
+        """The optimum of summed values; None when nothing fits.
+
+        Exact where costs add up. Elsewhere the tables are taken anew around what was found, a few times.
+        """
+        found = self._optimum(values)
+        if found is None or self.additive:
+            return found
+        fitting = {}
+        for _ in range(RELAID):
+            if not any(c.violation(self.space.cost(found)) for c in self.constraints):
+                fitting[found] = sum(float(row[i]) for row, i in zip(values, found.indices(), strict=True))
+            nearer = self.around(found)._optimum(values)
+            if nearer is None or nearer == found:
+                break
+            found = nearer
+        rng = np.random.default_rng(0)
+        return min(fitting, key=lambda c: fitting[c], default=self.space.repair(found, self.constraints, rng))
+
+    def _optimum(self, values: Sequence[Array]) -> Candidate | None:
         if len(self.constraints) == 1:
             found = minimise(values, self.tables[0], self.constraints[0])
         else:
@@ -38,8 +62,18 @@ class Limits:
     def pick(self, values: Array, rng: np.random.Generator) -> Candidate | None:
         """A near-optimum of summed values [genes, width], quickly; None when none was found."""
         shares = np.ones(1) if len(self.tables) == 1 else rng.dirichlet(np.ones(len(self.tables)))
-        found = self.bounds.pick(values, shares)
-        return None if found is None else Candidate(tuple(int(v) for v in found))
+        found, over = None, np.zeros(len(self.tables))
+        for _ in range(1 if self.additive else RELAID):
+            picked = self.bounds.tightened(over).pick(values, shares)
+            if picked is None:
+                break
+            found = Candidate(tuple(int(v) for v in picked))
+            cost = self.space.cost(found)
+            beyond = np.array([c.violation(cost) for c in self.constraints])
+            if not beyond.any():
+                return found
+            over = over + beyond
+        return found if found is None or self.additive else self.space.repair(found, self.constraints, rng)
 
     def largest(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         """The `count` dearest among the candidates that fit."""
@@ -52,10 +86,10 @@ class Limits:
 def budgets(problem: Problem, quality: Objective, spacing: float, smallest: float) -> list[Limits]:
     """The problem's constraints as one budget; without any, budgets of its cost from dense down, `spacing` apart.
 
-    Raises SettingError when there is neither a constraint nor a cost to be made small, or a cost does not add up.
+    Raises SettingError when there is neither a constraint nor a cost to be made small.
     """
     if problem.constraints:
-        return [_limits(problem, problem.constraints)]
+        return [limits_of(problem.space, problem.constraints, problem.space.dense)]
     costs = [o.metric for o in problem.objectives if o != quality]
     if not costs:
         raise SettingError(
@@ -65,17 +99,21 @@ def budgets(problem: Problem, quality: Objective, spacing: float, smallest: floa
     if not 0.0 < spacing < 1.0:
         raise SettingError(f"search.spacing={spacing} is not between 0 and 1")
     problem.share(smallest, "search.smallest")
-    table = problem.table(costs[0], "auto")
-    low = max(smallest, table.smallest / table.dense)
+    space = problem.space
+    dense, least = (space.cost(c)[costs[0]] for c in (space.dense, Candidate((0,) * len(space.genes))))
+    low = max(smallest, least / dense)
     count = max(1, round((1.0 - low) / spacing))
     shares = [1.0 - (1.0 - low) * (i + 1) / count for i in range(count)]
-    return [_limits(problem, (Constraint(costs[0], share * table.dense),)) for share in shares]
+    bounds = [(Constraint(costs[0], share * dense),) for share in shares]
+    return [limits_of(space, constraints, space.dense) for constraints in bounds]
 
 
-def _limits(problem: Problem, constraints: tuple[Constraint, ...]) -> Limits:
-    tables = tuple(problem.table(c.metric, "auto") for c in constraints)
-    width = int(problem.sizes("auto").max())
-    return Limits(problem.space, constraints, tables, Bounds(tables, constraints, width))
+def limits_of(space: Space, constraints: tuple[Constraint, ...], around: Candidate) -> Limits:
+    """The limits of a budget, with tables that hold at least around a candidate."""
+    tables = tuple(space.local_table(c.metric, around) for c in constraints)
+    additive = all(space.cost_table(c.metric) is not None for c in constraints)
+    width = max(len(row) for row in tables[0].entries)
+    return Limits(space, constraints, tables, Bounds(tables, constraints, width), additive)
 
 
 @dataclass

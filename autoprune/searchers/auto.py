@@ -185,6 +185,7 @@ class Auto(Scripted):
         Where these are all known well enough, draws without caution, and then from farther away.
         """
         fresh: dict[Candidate, None] = {}
+        limits = anchor.limits.around(anchor.champion)
         reaches = [(self._radius, self._caution)]
         reaches += [(radius, (0.0, 0.0)) for radius in range(self._radius, self._model.width)]
         for radius, caution in reaches:
@@ -192,7 +193,7 @@ class Auto(Scripted):
             for number, effect in enumerate((posterior.best, *drawn)):
                 penalty = rng.uniform(*caution) * (number > 0) * self._spread.noise**0.5
                 values = step_values(effect, anchor.champion, self._sizes, radius, penalty)
-                candidate = anchor.limits.pick(values, rng)
+                candidate = limits.pick(values, rng)
                 if candidate is not None and self._open(candidate, anchor):
                     fresh[candidate] = None
                 if len(fresh) == self._count:

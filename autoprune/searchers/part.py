@@ -57,6 +57,14 @@ class Part:
         rows = tuple(table.entries[g] for g in self.indices)
         return CostTable(metric, table.dense - sum(row[-1] for row in rows), rows)
 
+    def local_table(self, metric: str, around: Candidate) -> CostTable:
+        """The part's rows of the whole model's table around a candidate of the part."""
+        whole = self.whole(around)
+        table = self.of.local_table(metric, whole)
+        rows = tuple(table.entries[g] for g in self.indices)
+        inside = sum(row[i] for row, i in zip(rows, around.indices(), strict=True))
+        return CostTable(metric, table.total(whole.indices()) - inside, rows)
+
     def repair(
         self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator
     ) -> Candidate:

@@ -10,6 +10,7 @@ import numpy as np
 from autoprune.errors import SettingError, UnboundedError
 from autoprune.objective import Constraint, Fidelity, Objective, Result, Split
 from autoprune.space import Candidate, CostTable, OptionGene, Space
+from autoprune.stepwise import StepWalk
 from autoprune.walk import Walk
 
 
@@ -104,21 +105,12 @@ def fill(
     )
     tables = [space.cost_table(c.metric) for c in constraints]
     additive = [t for t in tables if t is not None]
+    highest = np.array(values)
+    highest[list(genes)] = np.array(sizes)[list(genes)] - 1
     if len(additive) == len(tables):
-        highest = np.array(values)
-        highest[list(genes)] = np.array(sizes)[list(genes)] - 1
         walk = Walk(candidate, constraints, additive)
         walk.fill(highest, rng)
         return walk.candidate()
-    raisable = [g for g in genes if values[g] + 1 < sizes[g]]
-    while raisable:
-        gene = raisable[int(rng.integers(len(raisable)))]
-        cost = space.cost(candidate.with_value(gene, values[gene] + 1))
-        if any(c.violation(cost) for c in constraints):
-            raisable.remove(gene)
-            continue
-        values[gene] += 1
-        candidate = candidate.with_value(gene, values[gene])
-        if values[gene] + 1 == sizes[gene]:
-            raisable.remove(gene)
-    return candidate
+    steps = StepWalk(candidate, constraints, space.cost)
+    steps.fill(highest, rng)
+    return steps.candidate()

@@ -9,6 +9,7 @@ import numpy as np
 from autoprune.objective import Result
 from autoprune.searchers.problem import Problem
 from autoprune.space import Candidate
+from autoprune.stepwise import StepWalk
 from autoprune.walk import Ints, Walk
 
 FLOOR = 1e-9  # below this a metric's logarithm says nothing
@@ -37,7 +38,7 @@ class Fitting:
         self._problem = problem
         self._sizes = sizes
         self._table = problem.space.cost_table("params")
-        self._smallest = smallest
+        self._goal = smallest * problem.space.cost(problem.space.dense)["params"]
 
     def fit(self, values: Sequence[int], rng: np.random.Generator) -> Candidate:
         """The candidate of these option indices, lowered and raised as needed."""
@@ -48,7 +49,9 @@ class Fitting:
         tables = [self._problem.space.cost_table(c.metric) for c in self._problem.constraints]
         additive = [t for t in tables if t is not None]
         if self._table is None or len(additive) < len(tables):
-            return candidate
+            steps = StepWalk(candidate, self._problem.constraints, self._problem.space.cost)
+            steps.fill(self._sizes - 1, rng, ("params", self._goal))
+            return steps.candidate()
         walk = Walk(candidate, self._problem.constraints, additive)
-        walk.fill(self._sizes - 1, rng, (self._table, self._smallest * self._table.dense))
+        walk.fill(self._sizes - 1, rng, (self._table, self._goal))
         return walk.candidate()

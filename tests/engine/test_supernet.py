@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoprune.models.base import State, Weights
 from autoprune.models.llama import LlamaAdapter
-from autoprune.space import Kind, Plan
+from autoprune.space import Kind, Plan, SublayerPlan
 from autoprune.supernet import Supernet
 from tests import tiny
 
@@ -79,8 +79,10 @@ def test_hidden_states_stay_within_the_bound(
         made: list[Any] = []
         most = 0
 
-        def run_sublayer(self, block: int, kind: Kind, state: State, weights: Weights) -> State:
-            out = super().run_sublayer(block, kind, state, weights)
+        def run_sublayer(
+            self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+        ) -> State:
+            out = super().run_sublayer(block, kind, state, weights, plan)
             self.made.append(weakref.ref(out.hidden))
             Counting.most = max(self.most, sum(ref() is not None for ref in self.made))
             return out

@@ -35,7 +35,7 @@ def recipe(*settings: str) -> LadderRecipe:
     cfg = compose(["model=none", f"window={WINDOW}", *settings])
     text: Any = Text()
     corpus: Corpus = text
-    return recipe_of(cfg, SHAPE, corpus, Structured())
+    return recipe_of(cfg, SHAPE, corpus, [Structured()])
 
 
 def rows(found: LadderRecipe) -> list[int]:

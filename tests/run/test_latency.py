@@ -21,6 +21,7 @@ from autoprune.run.finals import Entry, Finalist
 from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries
 from autoprune.run.profile import describe
 from autoprune.space import Plan
+from autoprune.sublayers import joint_options
 from search_spaces.structured import Structured
 from tests import tiny
 
@@ -68,7 +69,7 @@ def parts(folder: Path) -> Any:
         cache=Cache(folder / "cache"),
         loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
         adapter=adapter,
-        space_part=Structured(ffn_options=2),
+        options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),
         build=build,
     )
 

@@ -27,6 +27,7 @@ from autoprune.searchers.greedy import Greedy
 from autoprune.searchers.random import Random
 from autoprune.shape import AnalyticCosts
 from autoprune.study import Budget, Study
+from autoprune.sublayers import join
 from search_spaces.structured import Structured
 from tests.core.runs import DENSE, SPACE, TOKENS, FakeExecutor, Killed, create
 from tests.tabular import KL, PARAMS, SHAPE
@@ -70,7 +71,7 @@ def run(driver: TargetsDriver, ledger: Ledger, executor: FakeExecutor) -> None:
 
 
 def test_bounds_may_be_ratios_numbers_and_lists_of_both() -> None:
-    space = Structured().build(SHAPE, [AnalyticCosts(SHAPE)])
+    space = join([Structured()], SHAPE, [AnalyticCosts(SHAPE)])
     dense = space.cost(space.dense)
     (one,) = read_targets({"flops": "0.6x", "kv": "0.5x", "bytes": 1e6}, space)
     assert [c.metric for c in one.constraints] == ["flops", "kv_bytes", "bytes"]
@@ -109,7 +110,7 @@ def test_unequal_lists_and_infeasible_targets_are_told() -> None:
     other = next(m for m in DENSE_COST if m != "params")
     with pytest.raises(SettingError, match=f"params has 2, {other} has 1"):
         read_targets({"params": ["0.8x", "0.6x"], other: ["0.9x"]}, SPACE)
-    space = Structured().build(SHAPE, [AnalyticCosts(SHAPE)])
+    space = join([Structured()], SHAPE, [AnalyticCosts(SHAPE)])
     with pytest.raises(
         InfeasibleError, match=r"constraints.bytes=0.001x cannot be met: the smallest feasible"
     ):

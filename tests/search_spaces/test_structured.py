@@ -10,8 +10,8 @@ import pytest
 from autoprune.errors import SettingError
 from autoprune.shape import AnalyticCosts
 from autoprune.space import Candidate, CostModel, Plan
+from autoprune.sublayers import SublayerSpace
 from search_spaces.structured import Structured
-from search_spaces.sublayer import SublayerSpace
 from tests.contracts import SpaceContract
 from tests.tabular import SHAPE, StepCosts, structured_space
 

@@ -15,7 +15,7 @@ from autoprune.searchers.dp import DP
 from autoprune.searchers.milp import MILP
 from autoprune.searchers.problem import Problem
 from autoprune.space import CostTable
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_dp, make_milp
 from tests.tabular import KL, PARAMS, WINDOWS, Tabular, drive, failing, structured_space, tabular_problem

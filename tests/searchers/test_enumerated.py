@@ -7,7 +7,7 @@ import pytest
 
 from autoprune.objective import Fidelity, Proposal, Split, dominates
 from autoprune.searchers.enumerated import Enumerated
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 
 
 @pytest.fixture(scope="module")

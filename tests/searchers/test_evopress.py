@@ -15,7 +15,7 @@ from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.problem import Problem
 from autoprune.shape import AnalyticCosts
 from autoprune.space import Candidate, OptionGene, Plan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_evopress, make_random
 from tests.tabular import SHAPE, WINDOWS, Evaluate, Tabular, drive, failing, structured_space, tabular_problem

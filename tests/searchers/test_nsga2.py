@@ -16,7 +16,7 @@ from autoprune.searchers.operators import DepthCrossover, StepMutation
 from autoprune.searchers.problem import Problem
 from autoprune.shape import AnalyticCosts
 from autoprune.space import OptionGene, Plan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_nsga2, make_random
 from tests.tabular import KL, PARAMS, SHAPE, Tabular, drive, failing, structured_space, tabular_problem

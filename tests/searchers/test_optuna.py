@@ -19,7 +19,7 @@ from autoprune.searchers.several import Fitting
 from autoprune.searchers.tpe import TPE
 from autoprune.shape import AnalyticCosts
 from autoprune.space import OptionGene, Plan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_gp, make_optuna_nsga2, make_tpe
 from tests.tabular import KL, PARAMS, SHAPE, Tabular, drive, failing, tabular_problem

@@ -7,7 +7,7 @@ import pytest
 
 from autoprune.searchers.problem import fill, step_rng
 from autoprune.space import Candidate, CostTable
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.tabular import SHAPE, structured_space, tabular_problem
 
 

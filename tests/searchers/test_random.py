@@ -11,7 +11,7 @@ from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
 from autoprune.shape import AnalyticCosts
 from autoprune.space import ArrayGene, OptionGene, Plan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_random
 from tests.tabular import SHAPE, Tabular, drive, tabular_problem

@@ -17,7 +17,7 @@ from autoprune.searchers.tabular import PAIRS, WINDOWS, Tabular
 from autoprune.shape import AnalyticCosts
 from autoprune.space import Candidate, OptionGene, Plan
 from autoprune.study import Searcher
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.searchers.methods import METHODS, SHORT
 from tests.tabular import KL, PARAMS, SHAPE, StepCosts, drive, tabular_problem
 

@@ -12,7 +12,7 @@ from autoprune.errors import SpaceError
 from autoprune.objective import Constraint
 from autoprune.shape import AnalyticCosts
 from autoprune.space import ArrayGene, Candidate, CostModel, OptionGene, Plan, SublayerPlan
-from search_spaces.sublayer import SublayerSpace
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SpaceContract
 from tests.tabular import SHAPE, StepCosts, structured_space
 
@@ -96,8 +96,8 @@ def test_genes_outside_the_model_are_refused(gene: OptionGene, message: str) -> 
         SublayerSpace((gene,), FULL, (StepCosts(),))
 
 
-def test_two_genes_on_one_sublayer_are_refused() -> None:
-    with pytest.raises(SpaceError, match="same sublayer"):
+def test_two_genes_that_set_the_same_are_refused() -> None:
+    with pytest.raises(SpaceError, match="set the same"):
         SublayerSpace((SOME[0], SOME[0]), FULL, (StepCosts(),))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,15 @@ from autoprune.errors import DataError
 from autoprune.objective import Split
 from autoprune.space import digest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Tokens = NDArray[np.int32]
+Windows = NDArray[Any]  # token ids [N, T], or pixel values [N, C, H, W]
 Tokenize = Callable[[str], Tokens]
 
 REPEATS = "repeats"
+LABELS = "-labels.npy"  # after the split's name
 SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
 FILE_SHARES = (
     (Split.TRAIN, 40),
@@ -38,14 +43,19 @@ FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "t
 
 @dataclass(frozen=True)
 class Corpus:
-    """Windows [N, T] of token ids per split, each split in its frozen seeded order."""
+    """Windows per split, each split in its frozen seeded order: pieces of a text, or items with labels."""
 
     folder: Path
     digest: str
 
-    def windows(self, split: Split) -> Tokens:
-        """All windows of a split, memory-mapped."""
+    def windows(self, split: Split) -> Windows:
+        """All windows of a split, memory-mapped: token ids, or pixel values where the corpus is one of images."""
         return np.load(self.folder / f"{split.value}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+    def labels(self, split: Split) -> NDArray[np.int64] | None:
+        """The label of every window, None where the corpus is a text."""
+        file = self.folder / f"{split.value}{LABELS}"
+        return np.load(file) if file.is_file() else None
 
     def text(self, split: Split) -> Tokens:
         """The tokens of *selection* or *test* in the order of the text, as far as its windows go."""
@@ -60,6 +70,14 @@ class Corpus:
     def count(self, split: Split) -> int:
         """Number of windows of a split."""
         return len(self.windows(split))
+
+
+def as_tensor(windows: Windows) -> Tensor:
+    """Windows as a model reads them: int64 token ids, or fp32 pixel values; a copy."""
+    import torch
+
+    kind = np.int64 if np.issubdtype(windows.dtype, np.integer) else np.float32
+    return torch.from_numpy(windows.astype(kind))
 
 
 def corpus_name(data: str) -> str:

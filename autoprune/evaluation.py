@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoprune.cache import Cache
-from autoprune.data import Corpus
+from autoprune.data import Corpus, Windows, as_tensor
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
@@ -44,7 +44,8 @@ class Batch:
 
     split: Split
     windows: tuple[int, int]
-    ids: Tensor  # [B, T]
+    ids: Tensor  # token ids [B, T], negative at padding, or pixel values [B, C, H, W]
+    labels: Tensor | None = None  # [B], of items to classify
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,15 @@ class Evaluation:
         return self.evaluate(plans[:middle], fidelity) + self.evaluate(plans[middle:], fidelity)
 
     def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
-        rows = self._windows(fidelity)
+        rows, labels = self._windows(fidelity), self.corpus.labels(fidelity.split)
         values: list[dict[str, list[Array]]] = [{} for _ in plans]
         failures: dict[int, Failure] = {}
         for start in range(0, len(rows), self.sequences):
             chunk = rows[start : start + self.sequences]
             first = fidelity.windows[0] + start
-            batch = Batch(
-                fidelity.split, (first, first + len(chunk)), torch.from_numpy(chunk.astype(np.int64))
-            )
+            span = (first, first + len(chunk))
+            known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])
+            batch = Batch(fidelity.split, span, as_tensor(chunk), known)
             alive = [i for i in range(len(plans)) if i not in failures]
             if self.evaluators:
                 self._pass(plans, alive, batch, values, failures)
@@ -216,7 +217,7 @@ class Evaluation:
         start, stop = batch.windows
         return Failure(f"plan {plan.key}: {metric} is not finite on windows {start}..{stop}, from {where} on")
 
-    def _windows(self, fidelity: Fidelity) -> NDArray[np.int32]:
+    def _windows(self, fidelity: Fidelity) -> Windows:
         windows = self.corpus.windows(fidelity.split)
         start, stop = fidelity.windows
         if stop > len(windows):

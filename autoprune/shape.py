@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from autoprune.space import Plan, SublayerPlan
+
+Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder whose blocks are alike. `bytes_per_value` is that of the checkpoint's dtype."""
+    """Sizes of a model whose blocks are alike. `bytes_per_value` is that of the checkpoint's dtype."""
 
     model_type: str
     blocks: int
@@ -30,6 +33,12 @@ class Shape:
     head_norm_params: int = 0  # of the norms of queries and keys
     position_params: int = 0  # of learned positions
     windows: tuple[int | None, ...] = ()  # tokens each block attends to; None or empty: all of them
+    task: Task = "text"
+    classes: int = 0  # of a classifier
+    tokens: int = 0  # that an image has, where images are read
+    specials: int = 0  # tokens at the front that stand for the whole
+    outside_params: int | None = None  # of all that is not in blocks; None: what the fields above say
+    outside_flops: int = 0  # the same, of one item of a classifier
     bytes_per_value: int = 2
     dtype: str = "bfloat16"
 
@@ -41,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class AnalyticCosts:
-    """Parameters, FLOPs, KV bytes and bytes of a structured decoder plan (a `CostModel`).
+    """Parameters, FLOPs, KV bytes and bytes of a structured plan (a `CostModel`); a classifier has no KV bytes.
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
@@ -57,27 +66,32 @@ class AnalyticCosts:
         s = self.shape
         embedding = s.vocabulary * s.hidden
         outside = embedding * (1 if s.tied else 2) + s.norm_params + s.position_params
-        return {
-            "params": 0.0,
+        flops = 2.0 * self.tokens * embedding
+        if s.outside_params is not None:
+            outside, flops = s.outside_params, float(s.outside_flops)
+        return self._costs(0, flops, 0) | {
             "params_total": float(outside),
-            "flops": 2.0 * self.tokens * embedding,
-            "kv_bytes": 0.0,
             "bytes": float(outside * s.bytes_per_value),
         }
+
+    def _costs(self, params: int, flops: float, cached: int) -> dict[str, float]:
+        size = self.shape.bytes_per_value
+        found = {
+            "params": float(params),
+            "params_total": float(params),
+            "flops": float(flops),
+            "kv_bytes": float(cached * size),
+            "bytes": float(params * size),
+        }
+        if self.shape.task != "text":
+            del found["kv_bytes"]
+        return found
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Costs of one sublayer; all zero when it is gone."""
         if plan.gone:
-            return {"params": 0.0, "params_total": 0.0, "flops": 0.0, "kv_bytes": 0.0, "bytes": 0.0}
-        params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
-        size = self.shape.bytes_per_value
-        return {
-            "params": float(params),
-            "params_total": float(params),
-            "flops": float(flops),
-            "kv_bytes": float(kv * size),
-            "bytes": float(params * size),
-        }
+            return self._costs(0, 0, 0)
+        return self._costs(*(self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)))
 
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens

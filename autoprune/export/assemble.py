@@ -82,7 +82,8 @@ def build(
         owner, _, short = name.rpartition(".")
         source = buffers.get(f"{owner}.original_{short}", buffers[name])
         setattr(small.get_submodule(owner), short, source.clone())
-    small.generation_config = _generation(dense)
+    if dense.can_generate():
+        small.generation_config = _generation(dense)
     assembled: PreTrainedModel = small.eval()
     return assembled
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from autoprune.models.base import Adapter
 
 FAMILIES = {  # config.model_type, also the name of the module -> adapter
+    "bert": "BertAdapter",
+    "deit": "DeiTAdapter",
+    "distilbert": "DistilBertAdapter",
     "gemma": "GemmaAdapter",
     "gpt2": "GPT2Adapter",
     "llama": "LlamaAdapter",
@@ -19,6 +22,8 @@ FAMILIES = {  # config.model_type, also the name of the module -> adapter
     "phi3": "Phi3Adapter",
     "qwen2": "Qwen2Adapter",
     "qwen3": "Qwen3Adapter",
+    "roberta": "RobertaAdapter",
+    "vit": "ViTAdapter",
 }
 
 

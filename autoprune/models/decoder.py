@@ -46,6 +46,11 @@ class Decoder:
         self._dense = [{kind: layout.read(block, kind, rows) for kind in KINDS} for block in blocks]
         self.shape = self._counted(self.shape)
 
+    @classmethod
+    def layouts(cls) -> tuple[Layout, ...]:
+        """The layouts of all classes of the family that it runs."""
+        return (cls.layout,)
+
     def check(self, config: Any) -> None:
         """Raise UnsupportedModelError for a variant of the family that this adapter would get wrong."""
 
@@ -68,6 +73,10 @@ class Decoder:
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
         return State(hidden, positions, rope=rope)
 
+    def inputs(self, ids: Tensor) -> dict[str, Any]:
+        """What the stock model is called with."""
+        return {"input_ids": ids, "use_cache": False}
+
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> Tensor:
@@ -84,9 +93,15 @@ class Decoder:
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> State:
         """Residual plus the sublayer's output; the input state stays as it was."""
+        return replace(state, hidden=self.summed(block, kind, state, weights, plan))
+
+    def summed(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tensor:
+        """The residual plus what the sublayer adds to it, [B, T, d]."""
         name = "o" if kind == "attention" else "down"
         out = self._apply(name, self.inner(block, kind, state, weights, plan), weights)
-        return replace(state, hidden=out.add_(state.hidden))
+        return out.add_(state.hidden)
 
     def head(self, state: State) -> Tensor:
         """Logits [B, T, V] after the final norm."""

@@ -54,6 +54,8 @@ class Layout:
     groups: str | None = "num_key_value_heads"
     width: str = "intermediate_size"
     fixed_heads: bool = False
+    auto: str = "AutoModelForCausalLM"  # transformers' class that finds both
+    post_norm: bool = False  # a sublayer's norm follows the sum with the residual
 
     def modules(self, kind: Kind) -> Modules:
         """The modules of a sublayer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from autoprune.errors import UnsupportedModelError, nearest
 from autoprune.models import check_family
 from autoprune.zoo import built_in, folder_of
 
-WANTED = "name a built-in model, the folder of a transformers causal language model, or a hub id OWNER/NAME"
+WANTED = (
+    "name a built-in model, the folder of a transformers causal language model or classifier, or a hub id OWNER/NAME"
+)
+AUTO = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
+}
+READS = {  # families that have no causal language model, or are taken for classifiers
+    **dict.fromkeys(("bert", "roberta", "distilbert"), "ForSequenceClassification"),
+    **dict.fromkeys(("vit", "deit"), "ForImageClassification"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,11 @@ class Loaded:
 def load_model(name: str, trust_remote_code: bool = False, any_family: bool = False) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
 
-    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is no causal language model, or
-    (unless `any_family`) is of a family without adapter.
+    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is neither a causal language
+    model nor a classifier, or (unless `any_family`) is of a family without adapter.
     """
     source = _resolve(name)
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.utils import logging as hf_logging
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -46,7 +57,7 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if not any_family:
             check_family(config.model_type)
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = auto_class(config.architectures or (), config.model_type).from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
@@ -64,6 +75,16 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
     model.checkpoint_dtype = dtype
     model.eval().requires_grad_(False)
     return Loaded(name, source, model, _tokenizer(source), dtype, _digest(source, model))
+
+
+def auto_class(architectures: Sequence[str], model_type: str = "") -> Any:
+    """Transformers' class that finds the model's, from the classes that its config names, or from its family."""
+    import transformers
+
+    named = [a for ending, a in AUTO.items() if any(ending in name for name in architectures)]
+    if model_type in READS:
+        named = [AUTO[READS[model_type]]]
+    return getattr(transformers, named[0] if named else "AutoModelForCausalLM")
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:

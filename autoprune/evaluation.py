@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoprune.cache import Cache
+from autoprune.classified import COLUMNS, classified
 from autoprune.data import Corpus, Windows, as_tensor
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
@@ -231,7 +232,9 @@ class Evaluation:
 def summarise(columns: Mapping[str, list[Array]]) -> Scores:
     """Values of every window and their means, from those of the micro-batches in order."""
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
-    means = {metric: float(_mean(v)) for metric, v in per_window.items()}
+    means = {metric: float(_mean(v)) for metric, v in per_window.items() if metric not in COLUMNS}
+    if all(name in per_window for name in COLUMNS):
+        means |= classified(per_window)
     if "nll" in means:
         means["perplexity"] = exp(means["nll"])
     if "bits" in means:

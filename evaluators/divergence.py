@@ -33,6 +33,7 @@ class Divergence:
 
     metrics = ("kl",)
     needs: Literal["supernet"] = "supernet"
+    reads = ("text", "sentences", "images")
 
     def __init__(self, top_k: int = 512) -> None:
         if top_k < 1:
@@ -47,14 +48,14 @@ class Divergence:
         self._teachers.clear()
 
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
-        """Mean KL of each sequence, fp64 [B]; logits [B, T, V]."""
+        """Mean KL of each sequence, fp64 [B]; logits [B, T, V], or [B, classes] of items."""
         teacher = self._teacher(batch)
         logp = torch.gather(torch.log_softmax(logits, dim=-1), -1, teacher.ids)  # [B, T, k]
         kl = (teacher.logp - logp).mul_(teacher.p).sum(-1)  # [B, T]
         if teacher.tail is not None:
             rest = (1.0 - logp.exp_().sum(-1)).clamp_min(ROUNDING)
             kl = kl + teacher.tail * (teacher.tail.log() - rest.log())
-        return {"kl": kl.double().mean(-1)}
+        return {"kl": kl.double().reshape(len(kl), -1).mean(-1)}
 
     def _teacher(self, batch: Batch) -> _Teacher:
         key = (batch.split.value, *batch.windows)

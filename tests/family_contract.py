@@ -177,7 +177,9 @@ class StreamContract:
         generator, shape = torch.Generator().manual_seed(3), case.adapter.shape
         if shape.task == "images":
             config = case.model.config
-            return torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator)
+            return torch.randn(
+                2, config.num_channels, config.image_size, config.image_size, generator=generator
+            )
         ids = torch.randint(2, shape.vocabulary, (2, TOKENS), generator=generator)
         if shape.task == "sentences":
             ids[0, 9:] = -1

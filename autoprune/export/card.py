@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 from autoprune.space import KINDS, Plan
 
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
+_TASKS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForImageClassification": "image-classification",
+}
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
 _MIXED = """\
@@ -49,13 +54,15 @@ def model_card(
     family: str,
     heterogeneous: bool,
     recovered: str = "",
+    auto: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
 
-    `recovered` says how the weights were trained after the plan was built, if they were.
+    `recovered` says how the weights were trained after the plan was built, if they were; `auto` is transformers' class
+    that loads them.
     """
     parts = [
-        _header(source),
+        _header(source, auto),
         f"# {_short(source)}, compressed by autoprune",
         f"A structurally smaller version of `{_short(source)}`: what is not listed below is physically gone.",
         "## What was kept",
@@ -65,15 +72,16 @@ def model_card(
         parts += ["## Figures", _figures(figures)]
     if recovered:
         parts += ["## Recovered", recovered]
-    parts += ["## How to load it", (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)]
+    loading = (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)
+    parts += ["## How to load it", loading.replace("AutoModelForCausalLM", auto)]
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
     return "\n\n".join(parts) + "\n"
 
 
-def _header(source: str) -> str:
+def _header(source: str, auto: str) -> str:
     """A path is no model id, and hubs refuse it as `base_model`."""
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {_TASKS[auto]}"]
     if _MODEL_ID.fullmatch(source):
         lines.append(f"base_model: {json.dumps(source)}")
     return "\n".join([*lines, "tags:", "- autoprune", "- pruning", "---"])

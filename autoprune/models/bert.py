@@ -1,4 +1,4 @@
-"""The BERT family: norms after each sublayer, learned positions, a pooler between the [CLS] token and the classifier."""
+"""The BERT family: norms after each sublayer, learned positions, a pooler between [CLS] token and classifier."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class BertAdapter(SentenceEncoder):
         """Refuses decoders."""
         super().check(config)
         if config.is_decoder:
-            raise UnsupportedModelError(f"{config.model_type} with is_decoder=true is not supported, only false")
+            raise UnsupportedModelError(
+                f"{config.model_type} with is_decoder=true is not supported, only false"
+            )
 
     def scale(self, block: Any) -> float:
         """Of the head size that the model was made with."""

@@ -1,4 +1,4 @@
-"""The DeiT family: a ViT with a distillation token beside [CLS], which has a classifier of its own where it was taught."""
+"""The DeiT family: a ViT with a distillation token beside [CLS], which may have its own classifier."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ class Encoder(Decoder):
             output_bias="o_bias" in attention,
             ffn_bias="up_bias" in ffn,
             norm_params=attention["norm"].numel() + attention["norm_bias"].numel(),
-            outside_params=sum(p.numel() for n, p in self.model.named_parameters() if not n.startswith(inside)),
+            outside_params=sum(
+                p.numel() for n, p in self.model.named_parameters() if not n.startswith(inside)
+            ),
             outside_flops=self.outside_flops(),
         )
 
@@ -179,7 +181,8 @@ class ImageEncoder(Encoder):
     def outside_flops(self) -> int:
         """Patches are embedded by one product each."""
         s, patches = self.shape, self.model.get_submodule(self.base).embeddings.patch_embeddings
-        return 2 * patches.num_patches * patches.projection.weight.numel() + 2 * s.hidden * s.classes
+        embedded = int(patches.num_patches * patches.projection.weight.numel())
+        return 2 * embedded + 2 * s.hidden * s.classes
 
     def _sizes(self, config: Any, blocks: int) -> Shape:
         """As of sentences, with the tokens of an image."""

@@ -14,11 +14,10 @@ import torch
 
 from autoprune.errors import UnsupportedModelError, nearest
 from autoprune.models import check_family
+from autoprune.models.preparation import Preparation
 from autoprune.zoo import built_in, folder_of
 
-WANTED = (
-    "name a built-in model, the folder of a transformers causal language model or classifier, or a hub id OWNER/NAME"
-)
+WANTED = "name a built-in model, the folder of a causal language model or classifier, or a hub id OWNER/NAME"
 AUTO = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",
@@ -31,7 +30,7 @@ READS = {  # families that have no causal language model, or are taken for class
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in fp32 with its tokenizer, the dtype of its checkpoint and a digest of its files."""
+    """A model in fp32, its tokenizer (or `Preparation` of images), its checkpoint's dtype, a digest of its files."""
 
     name: str
     source: str  # folder or hub id that transformers loads
@@ -74,7 +73,9 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     model.checkpoint_dtype = dtype
     model.eval().requires_grad_(False)
-    return Loaded(name, source, model, _tokenizer(source), dtype, _digest(source, model))
+    images = model.main_input_name == "pixel_values"
+    reads = Preparation.of(source) if images else _tokenizer(source)
+    return Loaded(name, source, model, reads, dtype, _digest(source, model))
 
 
 def auto_class(architectures: Sequence[str], model_type: str = "") -> Any:

@@ -20,7 +20,7 @@ LAYOUT = 3
 class LadderRecipe:
     """How ladders are built.
 
-    windows: of *calibration*, as `Corpus.windows` holds them; sequences: windows in a chunk; options: the options of each plan setting;
+    windows: of *calibration*, as `Corpus.windows` holds them; sequences: windows in a chunk; options: of each setting;
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own

@@ -92,7 +92,7 @@ def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
         word(row, "name"),
         text.ratio(size),
         text.kl(ours),
-        text.digits(number(row, "perplexity_test")),
+        text.digits(number(row, _further(frame)[1])),
         f"{text.kl(baseline[1])} @{baseline[0]:.2f}" if baseline else text.MISSING,
         text.percent(change(ours, baseline[1])) if baseline else text.MISSING,
         text.ratio(number(row, "prefill_ratio")),
@@ -103,7 +103,13 @@ def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
-    return ["model", "params", label, "perplexity", "uniform KL", "change", "prefill", "decode", "key"]
+    return ["model", "params", label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
+
+
+def _further(frame: pd.DataFrame) -> tuple[str, str]:
+    """Head and column of what is shown beside the KL: `accuracy` of a classifier, else `perplexity`."""
+    labelled = "accuracy_test" in frame and frame["accuracy_test"].notna().any()
+    return ("accuracy", "accuracy_test") if labelled else ("perplexity", "perplexity_test")
 
 
 def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:

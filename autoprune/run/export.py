@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-import torch
 
+from autoprune.data import as_tensor
 from autoprune.errors import SettingError
 from autoprune.objective import Split
 from autoprune.report import recovered
@@ -23,7 +22,7 @@ from autoprune.run.supernets import parts_with
 from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
-    from autoprune.export.roundtrip import RoundTrip
+    from autoprune.export.roundtrip import Probe, RoundTrip
     from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
     from autoprune.run.recovery import Recovered
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN = (
     *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio"),
-    *("kl_test", "perplexity_test"),
+    *("kl_test", "perplexity_test", "accuracy_test", "macro_f1_test", "calibration_error_test"),
 )
 TOKENS = 48  # length of the round trip's probe
 
@@ -101,6 +100,7 @@ def _card(
     run: Run, plan: Plan, model: Any, figures: Mapping[str, float], command: str, outcome: Recovered | None
 ) -> str:
     from autoprune.export.card import model_card
+    from autoprune.models.load import auto_class
 
     return model_card(
         source=str(run.cfg.model),
@@ -110,6 +110,7 @@ def _card(
         family=run.parts.adapter.shape.model_type,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
         recovered="" if outcome is None else section(outcome),
+        auto=auto_class(model.config.architectures or [type(model).__name__]).__name__,
     )
 
 
@@ -146,6 +147,8 @@ def _analytic(run: Run) -> Any:
     return AnalyticCosts(run.parts.adapter.shape, int(run.cfg.window))
 
 
-def _probe(run: Run) -> torch.Tensor:
-    rows = run.parts.corpus.windows(Split.SELECTION)[:2, :TOKENS]
-    return torch.from_numpy(rows.astype(np.int64))
+def _probe(run: Run) -> Probe:
+    windows, adapter = run.parts.corpus.windows(Split.SELECTION)[:2], run.parts.adapter
+    if adapter.shape.task != "text":
+        return adapter.inputs(as_tensor(windows))
+    return as_tensor(windows[:, :TOKENS])

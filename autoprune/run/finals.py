@@ -23,7 +23,16 @@ Scores = dict[str, dict[str, float]]  # metrics by finalist's name
 CHUNK = 8  # plans scored per transaction group: what a crash may cost
 EXTRA = 8  # finalists by quality alone, when the front of the search is short
 NAMED = "finalists"  # in the event of a finished phase
-QUALITY = ("kl", "nll", "perplexity", "kl_full", "bits_per_byte", "disagreement")
+QUALITY = (
+    "kl",
+    "nll",
+    "perplexity",
+    "kl_full",
+    "bits_per_byte",
+    "disagreement",
+    "error_rate",
+    "cross_entropy",
+)
 
 
 @dataclass(frozen=True)

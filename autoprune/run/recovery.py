@@ -118,6 +118,10 @@ def check_recovery(parts: Parts) -> None:
 
 def setting_of(parts: Parts, settings: Distill) -> Setting:
     """What a run's recoveries share; raises DataError when its train split is too short."""
+    if (task := parts.adapter.shape.task) != "text":
+        raise SettingError(
+            f"recovery={settings.name} trains language models, and this model reads {task}; allowed: none"
+        )
     return make_setting(
         parts.cfg, parts.loaded, parts, parts.evaluation(parts.evaluators).evaluators, settings
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,8 @@ def build(recipe: Recipe) -> Any:
     return model
 
 
-def train_tokenizer(corpus: str, vocabulary: int) -> Any:
-    """Byte-level BPE on the train split only; `<s>` and `<pad>` are the only special tokens."""
+def train_tokenizer(corpus: str, vocabulary: int, special: Sequence[str] = ("<s>", "<pad>")) -> Any:
+    """Byte-level BPE on the train split only, with these special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -134,7 +134,7 @@ def train_tokenizer(corpus: str, vocabulary: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<s>", "<pad>"],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -233,8 +233,13 @@ def write(model: Any, tokenizer: Any, to: Path) -> None:
 
 def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = print) -> None:
     """Train a built-in model into `to` and write its card."""
+    if name in CLASSIFIERS:
+        from autoprune.zoo.classifiers import train_classifier
+
+        train_classifier(name, to, say)
+        return
     recipe = recipe or Recipe()
-    figures = TRAINED[name](to, recipe, say)
+    figures = train_docs_llama(to, recipe, say)
     (to / "README.md").write_text(card(name, figures), encoding="utf-8")
     say(f"{to}: test perplexity {figures['test_perplexity']:.2f}")
 
@@ -272,4 +277,5 @@ Command: `autoprune zoo train {name}`
 """
 
 
-TRAINED = {"docs-llama": train_docs_llama}
+CLASSIFIERS = ("digits-vit", "docs-bert")
+TRAINED = ("docs-llama", *CLASSIFIERS)

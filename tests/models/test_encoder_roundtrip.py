@@ -73,5 +73,9 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
             assert config["model_type"] == family and not files and "auto_map" not in config
         else:
             assert config["model_type"] == f"autoprune_{family}"
-            own = (f"modeling_autoprune_{family}.py", "modeling_autoprune_encoder.py", "modeling_autoprune.py")
+            own = (
+                f"modeling_autoprune_{family}.py",
+                "modeling_autoprune_encoder.py",
+                "modeling_autoprune.py",
+            )
             assert files == set(own)

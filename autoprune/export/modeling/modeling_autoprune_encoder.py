@@ -49,7 +49,11 @@ class MixedEncoderBlock:
         """For families whose own modules cannot be made with the sizes of this block."""
 
     def forward(
-        self: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **kwargs: Any
+        self: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *_: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Hidden states [B, T, d] after what is left of the block."""
         for name in ("encoder_attention_mask", "past_key_values"):

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call, misc"
-"""A RoBERTa whose blocks differ in size: `num_attention_heads` sets the size of a head, `kept_heads` how many are left."""
+"""A RoBERTa whose blocks differ in size: `num_attention_heads` sets a head's size, `kept_heads` how many are left."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from autoprune.export.roundtrip import Reloaded, judge, reload
 from autoprune.shape import AnalyticCosts
 from autoprune.space import plan_cost
 from tests.families import ENCODERS, TAUGHT
-from tests.family_contract import Case, inputs, logits
+from tests.family_case import Case, inputs, logits
 
 CASES = {**ENCODERS, "taught": TAUGHT}
 ROWS = [

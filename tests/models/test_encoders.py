@@ -11,7 +11,8 @@ from autoprune.models import FAMILIES as ADAPTERS
 from autoprune.models import adapter_for
 from autoprune.space import KINDS, Plan
 from tests.families import ENCODERS, FAMILIES, SENTENCES, TAUGHT
-from tests.family_contract import Case, StreamContract, difference, logits
+from tests.family_case import Case, difference, logits
+from tests.family_contract import StreamContract
 
 CASES = {
     f"{name}-{variant}": (family, variant)

@@ -11,7 +11,8 @@ from transformers import GemmaConfig, GemmaForCausalLM
 from autoprune.errors import UnsupportedModelError
 from autoprune.models import adapter_for
 from tests.families import CASES, FAMILIES, IDS, SIZES, model_of
-from tests.family_contract import Case, FamilyContract, difference, logits
+from tests.family_case import Case, difference, logits
+from tests.family_contract import FamilyContract
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 

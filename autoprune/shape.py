@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from autoprune.space import Plan, SublayerPlan
+from autoprune.space import KEEP, Plan, SublayerPlan, token_keep
 
+PAGERANK_STEPS = 5
 Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
 
 
@@ -93,6 +94,22 @@ class AnalyticCosts:
             return self._costs(0, 0, 0)
         return self._costs(*(self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)))
 
+    def coupled(self, settings: Collection[str]) -> tuple[str, ...]:
+        """FLOPs depend on the tokens that earlier blocks left over."""
+        return ("flops",) if any(name.startswith(KEEP) for name in settings) else ()
+
+    def plan(self, plan: Plan) -> dict[str, float]:
+        """FLOPs of a plan that drops tokens on the way: an attention reads what came in, all else what it left over."""
+        total, tokens = self.base["flops"], self.tokens
+        for at, sublayer in enumerate(plan.sublayers):
+            total += replace(self, tokens=tokens).sublayer(at // 2, sublayer)["flops"]
+            if (keep := token_keep(sublayer)) is not None:
+                left = kept_count(tokens, keep[1], self.shape.specials)
+                heads = int(sublayer.get("kv_groups"))
+                total += ranking_flops(keep[0], tokens, tokens - left, heads, self.shape)
+                tokens = left
+        return {"flops": total}
+
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
         groups = int(plan.get("kv_groups"))
@@ -115,6 +132,25 @@ class AnalyticCosts:
         weights = (inward + 1) * s.hidden * width
         biases = inward * width + s.hidden if s.ffn_bias else 0
         return weights + biases + s.norm_params, 2 * self.tokens * weights, 0
+
+
+def kept_count(tokens: int, percent: int, specials: int) -> int:
+    """How many of so many tokens are kept: the special ones, and this share of the others, rounded up."""
+    free = max(0, tokens - specials)
+    return tokens - free + -(-free * percent // 100)
+
+
+def ranking_flops(rule: str, tokens: int, fewer: int, heads: int, shape: Shape) -> float:
+    """FLOPs of ranking so many tokens: what is read off attention matrices is free, products are not."""
+    if rule == "pagerank":
+        return 2.0 * PAGERANK_STEPS * heads * tokens**2
+    if rule != "merge":
+        return 0.0
+    rounds, free = 0, tokens - shape.specials
+    while fewer > 0 and free > 1:
+        drawn = min(fewer, (free + 1) // 2)
+        free, fewer, rounds = free - drawn, fewer - drawn, rounds + 1
+    return 2.0 * rounds * tokens**2 * shape.head_dim
 
 
 def full_plan(shape: Shape) -> Plan:

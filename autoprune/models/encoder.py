@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoprune.errors import UnsupportedModelError
+from autoprune.export.modeling import tokens
 from autoprune.models import norms
 from autoprune.models.base import State, Weights
 from autoprune.models.decoder import Decoder
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, SublayerPlan
+from autoprune.space import KINDS, Kind, SublayerPlan, token_keep
 
 
 class Encoder(Decoder):
@@ -63,10 +64,10 @@ class Encoder(Decoder):
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> State:
         """Residual plus the sublayer's output, normed where the family norms after; the input state stays as it was."""
+        if (keep := token_keep(plan)) is not None:
+            return self._reduced(block, state, weights, *keep)
         hidden = self.summed(block, kind, state, weights, plan)
-        if self.layout.post_norm:
-            hidden = self._normed(hidden, weights)
-        return replace(state, hidden=hidden)
+        return replace(state, hidden=self._left(hidden, weights))
 
     def head(self, state: State) -> Tensor:
         """Logits [B, classes]."""
@@ -76,28 +77,48 @@ class Encoder(Decoder):
         """How much each token looks at each, [B, heads, T, T]: rows sum to one. What a pass never has in memory."""
         entered = self._entered(state, weights)
         query, key = (self._heads(name, entered, state, weights) for name in ("q", "k"))
-        scores = query @ key.transpose(-1, -2) * self._scales[block]
-        mask = self._mask(state)
-        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        return tokens.attend(query, key, key, self._mask(state), self._scales[block])[1]
 
     def _normed(self, hidden: Tensor, weights: Weights) -> Tensor:
         return self.norm(hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+
+    def _left(self, summed: Tensor, weights: Weights) -> Tensor:
+        """What leaves a sublayer."""
+        return self._normed(summed, weights) if self.layout.post_norm else summed
+
+    def _reduced(self, block: int, state: State, weights: Weights, rule: str, percent: int) -> State:
+        """An attention that hands on some of the tokens."""
+        entered = self._entered(state, weights)
+        query, key, value = (self._heads(name, entered, state, weights) for name in ("q", "k", "v"))
+        context, attention = tokens.attend(query, key, value, self._mask(state), self._scales[block])
+        hidden = self._left(self._apply("o", context, weights) + state.hidden, weights)
+        alive = tokens.Alive(hidden, state.valid, state.sizes)
+        left, index = tokens.reduce(rule, percent, alive, attention, key, self.specials)
+        places = state.positions.expand(len(hidden), -1)
+        return replace(
+            state,
+            hidden=left.hidden,
+            valid=left.valid,
+            sizes=left.sizes,
+            positions=places.gather(1, index),
+            kept=(places if state.kept is None else state.kept).gather(1, index),
+        )
 
     def _entered(self, state: State, weights: Weights) -> Tensor:
         """What a sublayer's first projections read."""
         return state.hidden if self.layout.post_norm else self._normed(state.hidden, weights)
 
     def _mask(self, state: State) -> Tensor | None:
-        """Which tokens may be looked at, [B, 1, 1, T]; None: all."""
-        return None if state.valid is None else state.valid[:, None, None, :]
+        """What is added to attention scores, [B, 1, 1, T]."""
+        return tokens.mask_of(tokens.Alive(state.hidden, state.valid, state.sizes))
 
     def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
-        batch, tokens, _ = normed.shape
+        batch, count, _ = normed.shape
         query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
         out = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=self._mask(state), scale=self._scales[block]
         )
-        return out.transpose(1, 2).reshape(batch, tokens, -1)
+        return out.transpose(1, 2).reshape(batch, count, -1)
 
     def _sizes(self, config: Any, blocks: int) -> Shape:
         """What the config says."""

@@ -23,6 +23,7 @@ class AutopruneTransformerBlock(MixedEncoderBlock, TransformerBlock):
     """One block with its own sizes."""
 
     parts = {"attention": ("attention", "sa_layer_norm"), "mlp": ("ffn", "output_layer_norm")}
+    projections = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
 
     def resize(self: Any, sizes: Any) -> None:
         """The stock attention has as many heads as fill the hidden size."""
@@ -37,6 +38,14 @@ class AutopruneTransformerBlock(MixedEncoderBlock, TransformerBlock):
         """Attention with its residual and norm."""
         attended = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)[0]
         return self.sa_layer_norm(attended + hidden_states)  # type: ignore[no-any-return]
+
+    def head_size(self: Any) -> int:
+        """That of the model, whatever is left of the heads."""
+        return self.attention.attention_head_size  # type: ignore[no-any-return]
+
+    def leave(self: Any, context: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From the heads' outputs, with residual and norm."""
+        return self.sa_layer_norm(self.attention.out_lin(context) + hidden_states)  # type: ignore[no-any-return]
 
     def feed(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         """The FFN with its residual and norm."""

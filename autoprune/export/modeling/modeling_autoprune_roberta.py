@@ -23,6 +23,7 @@ class AutopruneRobertaLayer(MixedEncoderBlock, RobertaLayer):
     """One block with its own sizes."""
 
     parts = {"attention": ("attention",), "mlp": ("intermediate", "output")}
+    projections = ("attention.self.query", "attention.self.key", "attention.self.value")
 
     def resize(self: Any, sizes: Any) -> None:
         """The stock attention has as many heads as fill the hidden size."""
@@ -37,6 +38,14 @@ class AutopruneRobertaLayer(MixedEncoderBlock, RobertaLayer):
     ) -> torch.Tensor:
         """Attention with its residual and norm."""
         return self.attention(hidden_states, attention_mask, **kwargs)[0]  # type: ignore[no-any-return]
+
+    def head_size(self: Any) -> int:
+        """That of the model, whatever is left of the heads."""
+        return self.attention.self.attention_head_size  # type: ignore[no-any-return]
+
+    def leave(self: Any, context: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From the heads' outputs, with residual and norm."""
+        return self.attention.output(context, hidden_states)  # type: ignore[no-any-return]
 
     def feed(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         """The FFN with its residual and norm."""

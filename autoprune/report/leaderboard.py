@@ -26,6 +26,7 @@ from autoprune.report.rows import (
     number,
     quality,
     quality_label,
+    size_column,
     spread,
     uniform,
     word,
@@ -86,7 +87,7 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
     """One line of the table: see `_heads`."""
     column = quality(frame)
-    size, ours = number(row, "params_ratio"), number(row, column)
+    size, ours = number(row, size_column(frame)), number(row, column)
     baseline = beside(frame, size) if word(row, "name").startswith("front") else None
     return [
         word(row, "name"),
@@ -103,7 +104,8 @@ def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
-    return ["model", "params", label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
+    size = size_column(frame).removesuffix("_ratio")
+    return ["model", size, label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
 
 
 def _further(frame: pd.DataFrame) -> tuple[str, str]:
@@ -116,7 +118,7 @@ def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
     first = dense(frame)
     body = pd.concat([uniform(frame), spread(front(frame), limit)])
-    body = body.sort_values("params_ratio", ascending=False, kind="stable")
+    body = body.sort_values(size_column(frame), ascending=False, kind="stable")
     return body if first is None else pd.concat([first.to_frame().T, body])
 
 

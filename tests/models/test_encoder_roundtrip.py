@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoprune.export.checkpoint import load_checkpoint, save_checkpoint
+from autoprune.export.modeling.tokens import RULES
 from autoprune.export.roundtrip import Reloaded, judge, reload
 from autoprune.shape import AnalyticCosts
 from autoprune.space import plan_cost
@@ -73,9 +74,6 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
             assert config["model_type"] == family and not files and "auto_map" not in config
         else:
             assert config["model_type"] == f"autoprune_{family}"
-            own = (
-                f"modeling_autoprune_{family}.py",
-                "modeling_autoprune_encoder.py",
-                "modeling_autoprune.py",
-            )
-            assert files == set(own)
+            own = {f"modeling_autoprune{ending}.py" for ending in ("", "_encoder", f"_{family}")}
+            rules = {f"tokens{ending}.py" for ending in ("", *(f"_{rule}" for rule in RULES))}
+            assert files == own | rules

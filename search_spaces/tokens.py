@@ -19,7 +19,9 @@ class Tokens:
     keep: shares of the tokens that enter a block which it may hand on, in per cent; 100 is always among them.
     """
 
-    def __init__(self, rule: str = "attention", keep: Sequence[int] = (20, 35, 50, 65, 80, 90)) -> None:
+    def __init__(
+        self, rule: str = "attention", keep: Sequence[int] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    ) -> None:
         if rule not in RULES:
             raise SettingError(f"space.tokens.rule={rule} is unknown" + nearest(rule, RULES))
         if not keep or any(not isinstance(k, int) or not 1 <= k <= 100 for k in keep):

@@ -51,7 +51,7 @@ def test_costs_are_those_of_the_plan(structured: bool) -> None:
 def test_flops_by_hand() -> None:
     """Of each block's tokens: products with weights and attention's own before the drop, the FFN's after it."""
     found = space(rule="cls")
-    candidate = Candidate((2,) + tuple(len(g.options) - 1 for g in found.genes[1:]))  # type: ignore[union-attr]
+    candidate = Candidate((4,) + tuple(len(g.options) - 1 for g in found.genes[1:]))  # type: ignore[union-attr]
     total, tokens = 7.0, 65
     for block in range(VIT.blocks):
         width = VIT.heads * VIT.head_dim
@@ -76,7 +76,7 @@ def test_tables() -> None:
         table = found.local_table("flops", around)
         assert table.total(around.indices()) == pytest.approx(found.cost(around)["flops"])
         for gene in range(len(found.genes)):
-            for option in range(7):
+            for option in range(10):
                 moved = around.with_value(gene, option)
                 assert table.total(moved.indices()) == pytest.approx(found.cost(moved)["flops"])
 

@@ -17,7 +17,9 @@ from autoprune.models import check_family
 from autoprune.models.preparation import Preparation
 from autoprune.zoo import built_in, folder_of
 
-WANTED = "name a built-in model, the folder of a causal language model or classifier, or a hub id OWNER/NAME"
+WANTED = (
+    "name a built-in model, the folder of a transformers causal language model (or classifier), or a hub id"
+)
 AUTO = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",

@@ -10,13 +10,28 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from autoprune.bench.table import parser, publish
+from autoprune.config import compose
+from autoprune.evaluation import Evaluation, Failure
+from autoprune.ledger import Ledger
+from autoprune.models import adapter_for
+from autoprune.models.load import load_model
+from autoprune.objective import Split
+from autoprune.progress import Progress
+from autoprune.run import finals, pipeline
+from autoprune.run.folder import open_ledger
+from autoprune.run.parts import Parts, held_out, open_parts
+from autoprune.run.targets import PHASE
+from autoprune.shape import AnalyticCosts
+from autoprune.space import Candidate, Plan, Space, plan_cost, token_keep
+from autoprune.uniform import uniform_candidates
 
+FINALISTS, LONGEST = 16, 64  # LONGEST: tokens of a built-in sentence
 RULES = ("attention", "cls", "pagerank", "merge")
 COLUMNS = (
     *("model", "rule", "dense accuracy", "uniform FLOPs", "uniform KL", "uniform accuracy"),
@@ -30,8 +45,7 @@ def main(args: Sequence[str]) -> None:
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for model in options.models:
         for rule in options.rules:
-            frames = [_searched(model, rule, seed, options) for seed in range(options.seeds)]
-            cells = _cells(frames)
+            cells = _cells([_searched(model, rule, seed, options) for seed in range(options.seeds)])
             lines.append(f"| {' | '.join([model, rule, *cells])} |")
             print(lines[-1], flush=True)
     publish("tokens", __doc__, args, "\n".join(lines), options.to)
@@ -47,55 +61,84 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return found.parse_args(list(args))
 
 
-def _searched(model: str, rule: str, seed: int, options: argparse.Namespace) -> pd.DataFrame:
-    """The leaderboard of one run."""
-    from autoprune.config import compose
-    from autoprune.front import Front
-    from autoprune.progress import Progress
-    from autoprune.run import pipeline
+@dataclass(frozen=True)
+class Row:
+    """A plan with its share of the dense FLOPs and its figures on *test*."""
 
+    plan: Plan
+    flops: float
+    kl: float
+    accuracy: float
+
+
+def _searched(model: str, rule: str, seed: int, options: argparse.Namespace) -> tuple[Row, Row, Row]:
+    """Dense, uniform and searched of one search."""
     with tempfile.TemporaryDirectory() as place:
         settings = [
             *(f"model={model}", "space=[tokens]", f"space.tokens.rule={rule}", "objectives=[kl,flops]"),
-            *(f"constraints={{flops: {options.ratio}x}}", f"uniform=[{options.ratio}]", f"seed={seed}"),
-            *(f"tokens={options.items * _item(model)}", f"out={place}/run", "finalists=16", "quiet=true"),
+            *(f"constraints={{flops: {options.ratio}x}}", f"seed={seed}", f"out={place}/run", "quiet=true"),
+            f"tokens={options.items * _item(model)}",
         ]
+        cfg = compose(settings)
         with Progress(quiet=True) as progress:
-            return Front(pipeline.start(compose(settings), "", progress)).frame()
+            path = pipeline.search_only(cfg, "", progress)
+            parts = open_parts(cfg, progress)
+        with closing(open_ledger(path)) as ledger:
+            return _rows(parts, parts.space(None), ledger, options.ratio)
+
+
+def _rows(parts: Parts, space: Space, ledger: Ledger, ratio: float) -> tuple[Row, Row, Row]:
+    """Chosen on *selection* among the finalists that the search named, or else its best; scored on *test*."""
+    bound = ratio * space.cost(space.dense)["flops"] * (1 + 1e-9)
+    found = [c for c in finals.chosen(ledger.events(PHASE)) if space.cost(c)["flops"] <= bound]
+    if not found:
+        frame = ledger.to_frame()
+        rows = frame[(frame["status"] == "ok") & (frame["flops"] <= bound)].sort_values("kl", kind="stable")
+        found = [Candidate.from_json(str(c)) for c in rows["candidate"].drop_duplicates()[:FINALISTS]]
+    evaluation = parts.evaluation(parts.evaluators)
+    groups = ([space.dense], uniform_candidates(space, ratio, "flops"), found[:FINALISTS])
+    picked = [_best(parts, evaluation, [space.decode(c) for c in group]) for group in groups]
+    dense, uniform, ours = (_row(parts, evaluation, space, plan) for plan in picked)
+    return dense, uniform, ours
+
+
+def _best(parts: Parts, evaluation: Evaluation, plans: Sequence[Plan]) -> Plan:
+    """That of the lowest KL on *selection*."""
+    outcomes = evaluation.evaluate(plans, held_out(parts.cfg, parts.corpus, Split.SELECTION))
+    kls = [np.inf if isinstance(o, Failure) else o.metrics["kl"] for o in outcomes]
+    return plans[int(np.argmin(kls))]
+
+
+def _row(parts: Parts, evaluation: Evaluation, space: Space, plan: Plan) -> Row:
+    (outcome,) = evaluation.evaluate([plan], held_out(parts.cfg, parts.corpus, Split.TEST))
+    assert not isinstance(outcome, Failure), outcome
+    costs = AnalyticCosts(parts.adapter.shape, int(parts.cfg.window))
+    flops = plan_cost(plan, costs)["flops"] / space.cost(space.dense)["flops"]
+    return Row(plan, flops, outcome.metrics["kl"], outcome.metrics["accuracy"])
 
 
 def _item(model: str) -> int:
     """Tokens of an item."""
-    from autoprune.models import adapter_for
-    from autoprune.models.load import load_model
-
     shape = adapter_for(load_model(model).model).shape
-    return shape.tokens or 64
+    return shape.tokens or LONGEST
 
 
-def _cells(frames: Sequence[pd.DataFrame]) -> list[str]:
-    rows = [(_row(f, "dense"), _row(f, "uniform"), _row(f, "front")) for f in frames]
+def _cells(found: Sequence[tuple[Row, Row, Row]]) -> list[str]:
+    def mean(which: int, name: str) -> float:
+        return float(np.mean([getattr(rows[which], name) for rows in found]))
 
-    def mean(which: int, column: str) -> float:
-        return float(np.mean([row[which][column] for row in rows]))
-
-    kl = mean(1, "kl_test"), mean(2, "kl_test")
-    cells = [f"{mean(0, 'accuracy_test'):.4f}"]
+    cells = [f"{mean(0, 'accuracy'):.4f}"]
     for which in (1, 2):
-        cells += [f"{mean(which, 'flops_ratio'):.3f}x", f"{kl[which - 1]:.4f}"]
-        cells.append(f"{mean(which, 'accuracy_test'):.4f}")
-    return [*cells, f"{1 - kl[1] / kl[0]:.0%}", _schedule(rows[0][2])]
+        cells += [
+            f"{mean(which, 'flops'):.3f}x",
+            f"{mean(which, 'kl'):.4f}",
+            f"{mean(which, 'accuracy'):.4f}",
+        ]
+    lower = 1 - mean(2, "kl") / mean(1, "kl")
+    return [*cells, f"{lower:.0%}", _schedule(found[0][2].plan)]
 
 
-def _row(frame: pd.DataFrame, name: str) -> pd.Series:
-    """The row of this kind with the lowest KL on *selection*."""
-    rows = frame[frame["name"].str.startswith(name)]
-    return rows.sort_values("kl_selection", kind="stable").iloc[0]
-
-
-def _schedule(row: pd.Series) -> str:
-    from autoprune.space import Plan, token_keep
-
-    plan = Plan.from_json(str(row["plan"]))
-    keeps: list[Any] = [token_keep(plan.at(b, "attention")) for b in range(plan.blocks)]
+def _schedule(plan: Plan) -> str:
+    """Per cent by block."""
+    keeps = [token_keep(plan.at(b, "attention")) for b in range(plan.blocks)]
     return " ".join("100" if keep is None else str(keep[1]) for keep in keeps)

@@ -118,17 +118,20 @@ def check_recovery(parts: Parts) -> None:
 
 def setting_of(parts: Parts, settings: Distill) -> Setting:
     """What a run's recoveries share; raises DataError when its train split is too short."""
-    if (task := parts.adapter.shape.task) != "text":
-        raise SettingError(
-            f"recovery={settings.name} trains language models, and this model reads {task}; allowed: none"
-        )
     return make_setting(
         parts.cfg, parts.loaded, parts, parts.evaluation(parts.evaluators).evaluators, settings
     )
 
 
 def make_setting(cfg: DictConfig, loaded: Loaded, source: Any, evaluators: Any, settings: Distill) -> Setting:
-    """From a configuration and bound evaluators; `source` has a corpus and a cache."""
+    """From a configuration and bound evaluators; `source` has a corpus and a cache.
+
+    Raises SettingError for a classifier.
+    """
+    if not loaded.model.can_generate():
+        raise SettingError(
+            f"recovery={settings.name} trains language models, and model={loaded.name} is a classifier; allowed: none"
+        )
     corpus, data = source.corpus, corpus_name(str(cfg.data))
     lessons = open_lessons(corpus, data, loaded.tokenizer, int(cfg.window), source.cache)
     lessons.check(settings.batch)

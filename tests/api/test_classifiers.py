@@ -70,7 +70,10 @@ def test_a_search_ends_with_a_front_and_a_checkpoint(
         ("evaluator=[perplexity,divergence]", "evaluator=perplexity does not read the data of this model"),
         ("objectives=[accuracy,params]", "'accuracy' is better when larger; did you mean 'error_rate'"),
         ("constraints={kv: 0.5x}", "constraints.kv_bytes is not a cost of this run"),
-        ("recovery=distill", "recovery=distill trains language models, and this model reads images"),
+        (
+            "recovery=distill",
+            "recovery=distill trains language models, and model=.* is a classifier; allowed: none",
+        ),
         ("data=docs", "data=docs is not what this model reads, which is images; built in: digits"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -60,6 +60,9 @@ class AnalyticCosts:
 
     shape: Shape
     tokens: int = 256
+    _passed: dict[tuple[int, SublayerPlan, int], tuple[float, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def base(self) -> Mapping[str, float]:
@@ -102,13 +105,21 @@ class AnalyticCosts:
         """FLOPs of a plan that drops tokens on the way: an attention reads what came in, all else what it left over."""
         total, tokens = self.base["flops"], self.tokens
         for at, sublayer in enumerate(plan.sublayers):
-            total += replace(self, tokens=tokens).sublayer(at // 2, sublayer)["flops"]
-            if (keep := token_keep(sublayer)) is not None:
-                left = kept_count(tokens, keep[1], self.shape.specials)
-                heads = int(sublayer.get("kv_groups"))
-                total += ranking_flops(keep[0], tokens, tokens - left, heads, self.shape)
-                tokens = left
+            known = (at // 2, sublayer, tokens)
+            if known not in self._passed:
+                self._passed[known] = self._pass(*known)
+            flops, tokens = self._passed[known]
+            total += flops
         return {"flops": total}
+
+    def _pass(self, block: int, sublayer: SublayerPlan, tokens: int) -> tuple[float, int]:
+        """FLOPs of a sublayer that so many tokens enter, and how many it leaves over."""
+        flops, keep = replace(self, tokens=tokens).sublayer(block, sublayer)["flops"], token_keep(sublayer)
+        if keep is None:
+            return flops, tokens
+        left = kept_count(tokens, keep[1], self.shape.specials)
+        heads = int(sublayer.get("kv_groups"))
+        return flops + ranking_flops(keep[0], tokens, tokens - left, heads, self.shape), left
 
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens

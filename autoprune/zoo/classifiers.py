@@ -37,7 +37,7 @@ class Lesson:
     seed: int = 0
 
 
-DIGITS = {
+DIGITS: dict[str, Any] = {
     "image_size": 8,
     "patch_size": 2,
     "num_channels": 1,
@@ -47,7 +47,7 @@ DIGITS = {
     "intermediate_size": 96,
     "initializer_range": 0.1,  # the usual 0.02 is for wider models
 }
-DOCS = {
+DOCS: dict[str, Any] = {
     "vocab_size": 2048,
     "hidden_size": 96,
     "num_hidden_layers": 5,

@@ -110,7 +110,8 @@ class Blocks(nn.ModuleList):
             valid = row if row.dtype is torch.bool else row >= 0
         alive = Alive(hidden_states, valid)
         for at in range(len(self)):
-            alive = self[at].step(alive, **kwargs)
+            block: Any = self[at]
+            alive = block.step(alive, **kwargs)
         return alive.hidden
 
 

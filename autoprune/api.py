@@ -223,6 +223,40 @@ def study_oracle(
     return tau
 
 
+def study_scratch(
+    model: str | Path,
+    *,
+    to: str | Path,
+    plan: str | Path = "uniform@0.5",
+    data: str | Path = "auto",
+    steps: int = 300,
+    seeds: int = 1,
+    search_tokens: float = 0.0,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+) -> pd.DataFrame:
+    """A pruned model, recovered, against its architecture trained from scratch by the same recipe; prints the table.
+
+    scratch-E takes as many steps as the recovery; scratch-B, where `search_tokens` are given, the compute of search and
+    recovery together. The frame has one row a model. The same call goes on where it stopped.
+    """
+    from autoprune.config import compose
+    from autoprune.progress import Progress
+    from autoprune.run.scratch_study import REPORT, Wanted, study
+
+    wanted = Wanted(str(plan), seeds, search_tokens)
+    given = [f"model={model}", f"data={data}", "recovery=distill", f"recovery.steps={steps}", f"seed={seed}"]
+    cfg = compose([*given, "evaluator=[divergence,perplexity]", "latency.mode=off", *settings])
+    words = [f"--to={to}", f"--plan={plan}", f"--data={data}", f"--steps={steps}", f"--seeds={seeds}"]
+    words += [f"--search-tokens={search_tokens:g}", f"--seed={seed}", *settings]
+    command = "autoprune study scratch " + shlex.join([str(model), *words])
+    folder = Path(to).absolute()
+    with Progress(bool(cfg.quiet)) as progress:
+        frame = study(cfg, wanted, folder, command, progress)
+    print((folder / REPORT).read_text(encoding="utf-8"), end="")
+    return frame
+
+
 def _print_proof(target: Path, trip: RoundTrip) -> None:
     print(
         f"{target}: {trip.parameters:,} parameters, {trip.file_bytes:,} bytes; reloaded in a fresh process with a "

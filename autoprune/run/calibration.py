@@ -37,7 +37,8 @@ def recipe_of(
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
-    reference = _reference(str(settings.reference), shape, space_parts, int(cfg.window))
+    name = "calibration.reference"
+    reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name)
     if reference is not None and settings.ladder != "refit":
         raise SettingError(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
@@ -69,8 +70,10 @@ def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:
     return windows[order[:count]]
 
 
-def _reference(text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int) -> Plan | None:
-    """The plan named by `dense`, `uniform@r` or a file."""
+def named_plan(
+    text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int, setting: str
+) -> Plan | None:
+    """The plan that a setting names by `uniform@r`, a checkpoint or a plan file; None for `dense`."""
     if text == "dense":
         return None
     space = join(space_parts, shape, [AnalyticCosts(shape, tokens)])
@@ -78,27 +81,25 @@ def _reference(text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens
         try:
             found = uniform_candidates(space, float(text.removeprefix("uniform@")))
         except ValueError as error:
-            raise SettingError(f"calibration.reference={text}: write a ratio, as in uniform@0.5") from error
+            raise SettingError(f"{setting}={text}: write a ratio, as in uniform@0.5") from error
         if not found:
-            raise SettingError(f"calibration.reference={text}: no uniform plan is that small")
+            raise SettingError(f"{setting}={text}: no uniform plan is that small")
         return space.decode(found[0])
-    return _plan_file(text, shape)
+    return _plan_file(text, shape, setting)
 
 
-def _plan_file(text: str, shape: Shape) -> Plan:
+def _plan_file(text: str, shape: Shape, setting: str) -> Plan:
     path = Path(text).expanduser()
     path = path / "autoprune_plan.json" if path.is_dir() else path
     if not path.is_file():
-        raise SettingError(
-            f"calibration.reference={text} is neither dense, nor uniform@RATIO, nor a file with a plan"
-        )
+        raise SettingError(f"{setting}={text} is neither dense, nor uniform@RATIO, nor a file with a plan")
     try:
         plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except (SpaceError, UnicodeDecodeError) as error:
-        raise SettingError(f"calibration.reference={text}: not a plan") from error
+        raise SettingError(f"{setting}={text}: not a plan") from error
     if plan.blocks != shape.blocks or any(g > shape.kv_groups or w > shape.ffn for g, w in plan.widths()):
         raise SettingError(
-            f"calibration.reference={text} is a plan of another model; this one has {shape.blocks} blocks with up to "
+            f"{setting}={text} is a plan of another model; this one has {shape.blocks} blocks with up to "
             f"{shape.kv_groups} KV groups and FFN width {shape.ffn}"
         )
     return plan

@@ -69,7 +69,7 @@ def study(cfg: DictConfig, wanted: Wanted, to: Path, command: str, progress: Pro
         setting, space = setting_of(parts, recovery), parts.space(None)
         bound = parse_constraint("params", wanted.ratio, space.cost(space.dense))
         plans, fidelity = _plans(parts, space, bound, wanted), _fidelity(parts, wanted)
-        _check_settings(to, _settings(parts, wanted, asdict(setting.settings)))
+        check_settings(to / SETTINGS, _settings(parts, wanted, asdict(setting.settings)))
         rows = _rows(parts, setting, plans, fidelity, to, progress)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     tau = kendall(frame[BEFORE].tolist(), frame[AFTER].tolist())
@@ -87,9 +87,8 @@ def _settings(parts: Parts, wanted: Wanted, recovery: Mapping[str, Any]) -> dict
     return {**parts.digests, **own, **judged, **trained}
 
 
-def _check_settings(to: Path, settings: Mapping[str, Any]) -> None:
-    """Raise SettingError when the folder holds a study with others; else store them."""
-    path = to / SETTINGS
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise SettingError when the folder of `path` holds a study with others; else store them."""
     if not path.is_file():
         write_text(path, json.dumps(settings, indent=2) + "\n")
         return
@@ -100,7 +99,8 @@ def _check_settings(to: Path, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if stored.get(name) != value:
             raise SettingError(
-                f"--to {to} holds a study with {name}={stored.get(name)}, here it is {value}; name another folder"
+                f"--to {path.parent} holds a study with {name}={stored.get(name)}, here it is {value}; "
+                "name another folder"
             )
 
 

@@ -28,7 +28,7 @@ OPTIONS = {
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
     "study": "--to DIR [--data DATA] [--plans N] [--ratio 0.5x] [--steps N] [--windows N] [--seed S] "
-    "{oracle} MODEL [key=value ...]",
+    "[--plan PLAN] [--seeds N] [--search-tokens N] {oracle,scratch} MODEL [key=value ...]",
     "list": "[GROUP] [DIR]",
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
 }

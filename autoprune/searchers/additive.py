@@ -9,12 +9,14 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Array, Constraint, Fidelity, Proposal, Result, Split
-from autoprune.searchers import sensitivity
+from autoprune.searchers import checks, sensitivity
 from autoprune.searchers.knapsack import Choice
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate, CostTable
 
 TRIES = 4  # perturbed tables for every near-optimum that is wanted
+
+WIDEST = 10.0  # of the logarithm of an effect: e^10 either way leaves nothing of it
 
 Bounds = tuple[Constraint, ...]
 
@@ -45,14 +47,13 @@ class Additive(ABC):
         self._sizes = problem.sizes(self.method).tolist()
         self._quality = problem.quality(self.method)
         self._fidelity = problem.fidelity(windows, "search.windows")
+        for name, value in (("confirm", confirm), ("finalists", finalists), ("budgets", budgets)):
+            checks.at_least(name, value, 1)
+        if not 0 <= spread <= WIDEST:
+            raise SettingError(f"search.spread={spread} is not between 0 and {WIDEST:g}")
         problem.fidelity(windows + confirm, "search.windows + search.confirm")
         self._afresh = Fidelity(Split.FITNESS, (windows, windows + confirm))
-        for name, value in (("finalists", finalists), ("budgets", budgets)):
-            if value < 1:
-                raise SettingError(f"search.{name}={value} must be at least 1")
-        if spread < 0.0:
-            raise SettingError(f"search.spread={spread} must not be negative")
-        problem.share(smallest, "search.smallest")
+        checks.smallest(smallest)
         self._finalists, self._spread = finalists, spread
         self._targets, self._tables = self._wanted(budgets, smallest)
         self._base = problem.space.dense

@@ -9,12 +9,14 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Array, Constraint, Objective
+from autoprune.searchers import checks
 from autoprune.searchers.knapsack import minimise, minimise_jointly
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.proposals import Bounds
 from autoprune.searchers.race import Verdict
 from autoprune.space import Candidate, CostTable, Space
 
+LEAST = 0.001  # distance of budgets: closer ones are mostly the same plan
 PATIENCE = 4  # how many times its first cap a race may last
 
 
@@ -54,6 +56,9 @@ def budgets(problem: Problem, quality: Objective, spacing: float, smallest: floa
 
     Raises SettingError when there is neither a constraint nor a cost to be made small, or a cost does not add up.
     """
+    if not LEAST <= spacing < 1.0:
+        raise SettingError(f"search.spacing={spacing} must be at least {LEAST} and below 1")
+    checks.smallest(smallest)
     if problem.constraints:
         return [_limits(problem, problem.constraints)]
     costs = [o.metric for o in problem.objectives if o != quality]
@@ -62,9 +67,6 @@ def budgets(problem: Problem, quality: Objective, spacing: float, smallest: floa
             "search=auto needs a constraint, or a cost among the objectives: "
             f"objectives='[{quality.metric},params]'"
         )
-    if not 0.0 < spacing < 1.0:
-        raise SettingError(f"search.spacing={spacing} is not between 0 and 1")
-    problem.share(smallest, "search.smallest")
     table = problem.table(costs[0], "auto")
     low = max(smallest, table.smallest / table.dense)
     count = max(1, round((1.0 - low) / spacing))

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from autoprune.errors import SettingError
 from autoprune.objective import Array, Result
 from autoprune.searchers.anchors import PATIENCE, Anchor, Limits, budgets
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.proposals import step_values
 from autoprune.searchers.race import Belief, Board, Rules, Windows, estimate, race
@@ -67,12 +69,24 @@ class Auto(Scripted):
         self._quality = problem.quality("auto")
         for name, value in (("windows", windows), ("first", first), ("chunk", chunk), ("cap", cap)):
             problem.fidelity(value, f"search.{name}")
+        at_least("candidates", candidates, 1)
+        at_least("racers", racers, 1)
+        if cap < max(first, chunk):
+            raise SettingError(
+                f"search.cap={cap} must be at least search.first={first} and search.chunk={chunk}"
+            )
+        at_least("z", z, 0)
+        at_least("drop", drop, 0)
+        at_least("radius", radius, 1)
+        self._caution = _range(caution)
+        if not reach > 0:
+            raise SettingError(f"search.reach={reach} must be above 0")
         self._table_windows, self._count, self._first = windows, candidates, first
-        self._racers, self._rules, self._radius = racers, Rules(chunk, cap, z, drop), radius
-        self._caution = (float(caution[0]), float(caution[1]))
+        self._racers, self._rules = racers, Rules(chunk, cap, z, drop)
         self._windows = Windows(problem.windows, problem.seed)
         self._board = Board(self._quality, self._quality.metric in LOG)
         self._model = StepModel(self._sizes.tolist(), reach)
+        self._radius = max(1, min(radius, self._model.width - 1))
         self._spread = Spread()
         self._effects: list[Array] = []
         self._budgets = budgets(problem, self._quality, spacing, smallest)
@@ -185,9 +199,7 @@ class Auto(Scripted):
         Where these are all known well enough, draws without caution, and then from farther away.
         """
         fresh: dict[Candidate, None] = {}
-        reaches = [(self._radius, self._caution)]
-        reaches += [(radius, (0.0, 0.0)) for radius in range(self._radius, self._model.width)]
-        for radius, caution in reaches:
+        for radius, caution in self._reaches():
             drawn = self._drawn(posterior, rng, TRIES * self._count)
             for number, effect in enumerate((posterior.best, *drawn)):
                 penalty = rng.uniform(*caution) * (number > 0) * self._spread.noise**0.5
@@ -200,6 +212,11 @@ class Auto(Scripted):
             if fresh:
                 break
         return list(fresh)
+
+    def _reaches(self) -> list[tuple[int, tuple[float, float]]]:
+        """Steps a site and caution of a round's draws; later ones are for when nothing new comes of earlier ones."""
+        wider = range(self._radius, self._model.width)
+        return [(self._radius, self._caution), *((radius, (0.0, 0.0)) for radius in wider)]
 
     def _open(self, candidate: Candidate, anchor: Anchor) -> bool:
         """Whether there is anything to learn about a candidate."""
@@ -220,3 +237,9 @@ class Auto(Scripted):
         self._spread.residuals(misses, variances)
         for (contender, measured), variance in zip(gaps.items(), variances, strict=True):
             self._model.learn(champion, contender, float(measured.mean()), variance)
+
+
+def _range(caution: Sequence[float]) -> tuple[float, float]:
+    if len(caution) != 2 or not 0 <= caution[0] <= caution[1] < np.inf:
+        raise SettingError(f"search.caution={list(caution)} must be two numbers: 0 <= least <= most")
+    return float(caution[0]), float(caution[1])

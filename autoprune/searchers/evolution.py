@@ -9,6 +9,7 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
 
@@ -42,8 +43,7 @@ class Evolution(ABC):
         self._quality = problem.quality(self.method)
         problem.bounded(self.method)
         _check(problem, offspring, survivors, windows)
-        if generations is not None and generations < 1:
-            raise SettingError(f"search.generations={generations} must be at least 1, or null")
+        at_least("generations", generations, 1, null=True)
         self._survivors, self._windows = tuple(survivors), tuple(windows)
         self._generations = generations
         self._parents = list(problem.seeds)
@@ -148,6 +148,8 @@ def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: 
         raise SettingError(
             f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}"
         )
+    if list(windows) != sorted(windows):
+        raise SettingError(f"search.windows={list(windows)} must not fall: later stages look closer")
     for count in windows:
         problem.fidelity(count, "search.windows")
 
@@ -155,9 +157,3 @@ def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: 
 def changes(rng: np.random.Generator, most: int) -> int:
     """How many changes a child makes: min(U{1..most}, U{1..most})."""
     return int(min(rng.integers(1, most + 1), rng.integers(1, most + 1)))
-
-
-def check_swaps(swaps: int) -> None:
-    """Raise SettingError when children would not differ from their parent."""
-    if swaps < 1:
-        raise SettingError(f"search.swaps={swaps} must be at least 1")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least, share
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.several import LOG, Fitting, Scale
 from autoprune.space import Candidate
@@ -33,14 +34,15 @@ class Genetic:
         smallest: float = 0.3,
         log: Sequence[str] = LOG,
     ) -> None:
-        if population < POPULATION:
-            raise SettingError(f"search.population={population} must be at least {POPULATION}")
-        problem.share(crossover, "search.crossover")
-        if mutation is not None and mutation < 0.0:
-            raise SettingError(f"search.mutation={mutation} must not be negative, or null")
+        at_least("population", population, POPULATION)
+        share("crossover", crossover)
         self.problem = problem
         self.batch = population
         self._sizes = problem.sizes(self.method)
+        if mutation is not None and not 0 <= mutation <= len(self._sizes):
+            raise SettingError(
+                f"search.mutation={mutation} is not between 0 and the {len(self._sizes)} sites, or null"
+            )
         self._fidelity = problem.fidelity(windows, "search.windows")
         self._scale = Scale(problem, log)
         self._fitting = Fitting(problem, self._sizes, smallest)

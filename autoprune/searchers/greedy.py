@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprune.errors import SettingError, UnboundedError
 from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, fill, step_rng
 from autoprune.space import Candidate
 
@@ -37,8 +38,7 @@ class Greedy:
         fills: int = 8,
     ) -> None:
         for name, value, least in (("step", step, 1), ("fills", fills, 0)):
-            if value < least:
-                raise SettingError(f"search.{name}={value} must be at least {least}")
+            at_least(name, value, least)
         self.problem = problem
         problem.sizes("greedy")
         self._quality = problem.quality("greedy")
@@ -158,7 +158,6 @@ class Greedy:
             said = "only without constraints" if bounded else "or constraints, for example '{params: 0.6x}'"
             error = SettingError if bounded else UnboundedError
             raise error(f"search.tolerance={tolerance}: search=greedy takes a tolerance {said}")
-        if tolerance is not None and tolerance < 0.0:
-            raise SettingError(f"search.tolerance={tolerance} must not be negative")
+        at_least("tolerance", tolerance, 0, null=True)
         costs = [o.metric for o in self.problem.objectives if o != self._quality]
         self._metric = costs[0] if costs else "params"

@@ -18,8 +18,8 @@ from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.several import Fitting, Scale
 from autoprune.space import Candidate
@@ -153,8 +153,7 @@ class MemorylessSearcher(OptunaSearcher):
     memoryless = True
 
     def __init__(self, problem: Problem, batch: int, windows: int, smallest: float) -> None:
-        if batch < 1:
-            raise SettingError(f"search.batch={batch} must be at least 1")
+        at_least("batch", batch, 1)
         super().__init__(problem, batch, windows, smallest)
         self._past: list[FrozenTrial] = []
 

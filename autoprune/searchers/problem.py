@@ -74,12 +74,6 @@ class Problem:
             )
         return found
 
-    @staticmethod
-    def share(value: float, setting: str) -> None:
-        """Raise SettingError when a setting is not between 0 and 1."""
-        if not 0.0 <= value <= 1.0:
-            raise SettingError(f"{setting}={value} is not between 0 and 1")
-
     def values(self, result: Result) -> list[float]:
         """The objectives of a usable result, all to be minimised."""
         return [o.value(result.metrics) for o in self.objectives]

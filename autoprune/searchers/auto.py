@@ -36,13 +36,14 @@ TRIES = 3  # draws for every contender wanted
 class Auto(Scripted):
     """Table, additive optimum of each budget, then rounds of model-drawn moves in paired races.
 
-    windows: fitness windows of the sensitivity table; candidates: moves a round; first: windows that all of them meet;
-    racers: how many of them race on; chunk: windows that a race adds at a time; cap: most windows of a race, twice as
-    many after every round without a new champion, at most four times; z: paired z of the leader that ends a race;
-    drop: paired z at which a racer is given up against the leader; radius: steps a site may move in a round; caution:
-    range of the penalty on every step of a draw, in standard deviations of a gap on one window; reach: steps at which
-    a measurement counts 1/e as much; spacing: distance of a front's budgets as shares of dense; smallest: the least of
-    them.
+    windows: fitness windows of the sensitivity table; candidates: moves a round; first: windows that all of
+    them meet; racers: how many of them race on; chunk: windows that a race adds at a time; cap: most windows
+    of a race, twice as many after every round without a new champion, at most four times; z: paired z of the
+    leader that ends a race; drop: paired z at which a racer is given up against the leader; confirm: fresh
+    windows on which a better leader meets the champion again, and which alone must not speak against it, 0
+    for none; radius: steps a site may move in a round; caution: range of the penalty on every step of a draw,
+    in standard deviations of a gap on one window; reach: steps at which a measurement counts 1/e as much;
+    spacing: distance of a front's budgets as shares of dense; smallest: the least of them.
     """
 
     batch = 64
@@ -59,6 +60,7 @@ class Auto(Scripted):
         cap: int = 4,
         z: float = 2.0,
         drop: float = 1.0,
+        confirm: int = 0,
         radius: int = 1,
         caution: Sequence[float] = (0.4, 2.0),
         reach: float = 12.0,
@@ -77,12 +79,14 @@ class Auto(Scripted):
             )
         at_least("z", z, 0)
         at_least("drop", drop, 0)
+        if confirm:
+            problem.fidelity(confirm, "search.confirm")
         at_least("radius", radius, 1)
         self._caution = _range(caution)
         if not reach > 0:
             raise SettingError(f"search.reach={reach} must be above 0")
         self._table_windows, self._count, self._first = windows, candidates, first
-        self._racers, self._rules = racers, Rules(chunk, cap, z, drop)
+        self._racers, self._rules = racers, Rules(chunk, cap, z, drop, confirm)
         self._windows = Windows(problem.windows, problem.seed)
         self._board = Board(self._quality, self._quality.metric in LOG)
         self._model = StepModel(self._sizes.tolist(), reach)

@@ -29,6 +29,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("auto", {"cap": 1}, "search.cap=1 must be at least search.first=1 and search.chunk=2"),
     ("auto", {"first": 8}, "search.cap=4 must be at least search.first=8 and search.chunk=2"),
     ("auto", {"cap": WINDOWS + 1}, f"search.cap={WINDOWS + 1} is not between 1 and the {WINDOWS} fitness"),
+    (
+        "auto",
+        {"confirm": -1},
+        f"search.confirm=-1 is not between 1 and the {WINDOWS} fitness windows there are",
+    ),
     ("auto", {"spacing": 1e-9}, "search.spacing=1e-09 must be at least 0.001 and below 1"),
     *(
         (n, {"smallest": 1.0}, "search.smallest=1.0 must be at least 0 and below 1")

@@ -46,7 +46,6 @@ class Auto(Scripted):
     spacing: distance of a front's budgets as shares of dense; smallest: the least of them.
     """
 
-    batch = 64
     probes = True  # the table is measured at the dense candidate
 
     def __init__(

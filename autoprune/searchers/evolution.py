@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from autoprune.errors import SettingError
-from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.objective import Fidelity, Proposal, Result
 from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
@@ -132,10 +132,7 @@ class Evolution(ABC):
     def _fidelity(self) -> Fidelity:
         """Windows of the stage; which ones depends on seed, generation and stage only."""
         count = self._windows[self._stage]  # choosing among the seeds, -1, is as careful as the last stage
-        slots = self.problem.windows // count
-        rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
-        start = int(rng.integers(slots)) * count
-        return Fidelity(Split.FITNESS, (start, start + count))
+        return self.problem.drawn(count, self._generation, self._stage + 1)
 
 
 def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: Sequence[int]) -> None:

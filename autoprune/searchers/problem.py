@@ -12,6 +12,8 @@ from autoprune.objective import Constraint, Fidelity, Objective, Result, Split
 from autoprune.space import Candidate, CostTable, OptionGene, Space
 from autoprune.walk import Walk
 
+FLOOR = 1e-9  # below this a metric's logarithm says nothing
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -63,6 +65,12 @@ class Problem:
                 f"{setting}={windows} is not between 1 and the {self.windows} fitness windows there are"
             )
         return Fidelity(Split.FITNESS, (0, windows))
+
+    def drawn(self, windows: int, *step: int) -> Fidelity:
+        """So many fitness windows in a row, at one of the places that do not overlap; seed and `step` say which."""
+        places = self.windows // windows
+        start = int(np.random.default_rng([self.seed, 1, *step]).integers(places)) * windows
+        return Fidelity(Split.FITNESS, (start, start + windows))
 
     def table(self, metric: str, method: str) -> CostTable:
         """The additive table of a cost; raises SettingError for a cost that does not add up over genes."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from autoprune.objective import Array, Fidelity, Objective, Result, Split
+from autoprune.searchers.problem import FLOOR
 from autoprune.searchers.script import Trial
 from autoprune.space import Candidate
-
-FLOOR = 1e-9  # below this a metric's logarithm says nothing
 
 
 class Windows:

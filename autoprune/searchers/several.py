@@ -8,11 +8,10 @@ import numpy as np
 
 from autoprune.objective import Result
 from autoprune.searchers import checks
-from autoprune.searchers.problem import Problem
+from autoprune.searchers.problem import FLOOR, Problem
 from autoprune.space import Candidate
 from autoprune.walk import Ints, Walk
 
-FLOOR = 1e-9  # below this a metric's logarithm says nothing
 LOG = ("kl", "nll")  # metrics compared on a logarithmic scale unless told otherwise
 
 

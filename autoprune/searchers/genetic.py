@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from autoprune.space import Candidate
 POPULATION = 4  # at least
 
 
-class Genetic:
+class Genetic(ABC):
     """Integer genes, depth-ordered operators; a subclass names itself and makes its pymoo algorithm."""
 
     method: str
@@ -52,9 +53,9 @@ class Genetic:
         self._exhausted = False
         self._algorithm = self._build(population, crossover, 2.0 if mutation is None else mutation)
 
+    @abstractmethod
     def algorithm(self, population: int, **settings: Any) -> Any:
         """The pymoo algorithm of a population, with our sampling, operators and repair as its settings."""
-        raise NotImplementedError
 
     @property
     def finished(self) -> bool:

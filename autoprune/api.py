@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.roundtrip import RoundTrip
     from autoprune.ledger import Ledger
-    from autoprune.report.tau import Tau
+    from autoprune.report.correlation import Tau
 
 __all__ = ["Front", "Point", "export", "load", "recover", "report", "resume", "search"]
 

@@ -18,9 +18,9 @@ import torch
 from autoprune.errors import LedgerError, MeasurementError, SettingError, StoppedError
 from autoprune.evaluation import Failure
 from autoprune.objective import Constraint, Fidelity, Objective, Split, parse_constraint
+from autoprune.report.correlation import Tau, kendall
 from autoprune.report.files import replace as replaced
 from autoprune.report.files import write_text
-from autoprune.report.tau import Tau, kendall
 from autoprune.run.folder import at_work
 from autoprune.run.parts import open_parts, search_evaluation
 from autoprune.run.recovery import recovery_of, setting_of, train
@@ -41,6 +41,7 @@ NUMBERS = {
     **dict.fromkeys(("params_ratio", BEFORE, AFTER), float),
     **dict.fromkeys(("recovery_steps", "recovery_tokens", "step_kept"), int),
 }
+LOW = 0.3  # below it a ranking is of little use; a choice of this project, not a test of significance
 LEAST = 3  # plans: fewer have no interval worth the name
 
 
@@ -194,6 +195,15 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     replaced(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
+def warning(tau: Tau) -> str | None:
+    """What to think of a tau, None when all of its interval lies at or above `LOW`."""
+    if tau.value < LOW:
+        return f"warning: tau is below {LOW}: this fitness says little about plans after recovery"
+    if tau.low < LOW:
+        return f"note: the interval reaches below {LOW}; more plans would tell"
+    return None
+
+
 def markdown(frame: pd.DataFrame, tau: Tau, command: str) -> str:
     """The table, best fitness first, under what it says."""
     ranks = frame[[BEFORE, AFTER]].rank().astype(int)
@@ -203,7 +213,7 @@ def markdown(frame: pd.DataFrame, tau: Tau, command: str) -> str:
         *("# Is fitness worth searching on?", ""),
         f"{tau.text}: KL on the same fitness windows before and after {steps} steps ({tokens:,} tokens) of recovery, "
         f"random plans of {low:.3f}x to {high:.3f}x of the block parameters.",
-        *(line for note in (tau.warning, _untouched(frame)) if note is not None for line in ("", note)),
+        *(line for note in (warning(tau), _untouched(frame)) if note is not None for line in ("", note)),
         *(
             "",
             "| key | params | fitness kl | rank | recovered | rank | step kept |",

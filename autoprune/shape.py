@@ -28,10 +28,14 @@ class Shape:
     norm_params: int = 0  # of one norm
     output_bias: bool | None = None  # whether o has a bias; None: as q, k and v
     head_norm_params: int = 0  # of the norms of queries and keys
+    group_norm_params: int = 0  # of norms over all heads at once: the share of one KV group
     position_params: int = 0  # of learned positions
     windows: tuple[int | None, ...] = ()  # tokens each block attends to; None or empty: all of them
     bytes_per_value: int = 2
     dtype: str = "bfloat16"
+    experts: int = 0  # in each block, each `ffn` wide; 0: an FFN without router
+    experts_per_token: int = 0
+    shared_ffn: int = 0  # width of the expert that every token uses beside its own, through a gate; 0: none
 
     @property
     def heads_per_group(self) -> int:
@@ -45,7 +49,9 @@ class AnalyticCosts:
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
-    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors.
+    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors. Of a
+    mixture of experts `flops` counts the experts that a token uses, and `expert_bytes` is what all of them take in
+    the checkpoint, without router and shared expert.
     """
 
     shape: Shape
@@ -58,20 +64,21 @@ class AnalyticCosts:
         embedding = s.vocabulary * s.hidden
         outside = embedding * (1 if s.tied else 2) + s.norm_params + s.position_params
         return {
-            "params": 0.0,
+            **self._nothing,
             "params_total": float(outside),
             "flops": 2.0 * self.tokens * embedding,
-            "kv_bytes": 0.0,
             "bytes": float(outside * s.bytes_per_value),
         }
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Costs of one sublayer; all zero when it is gone."""
         if plan.gone:
-            return {"params": 0.0, "params_total": 0.0, "flops": 0.0, "kv_bytes": 0.0, "bytes": 0.0}
+            return self._nothing
         params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
         size = self.shape.bytes_per_value
         return {
+            **self._nothing,
+            **self._expert_bytes(plan),
             "params": float(params),
             "params_total": float(params),
             "flops": float(flops),
@@ -91,16 +98,35 @@ class AnalyticCosts:
         cached = (
             t if window is None else min(t, window - 1)
         )  # the newest token's own are not kept for the next
-        norms = s.norm_params + s.head_norm_params
+        norms = s.norm_params + s.head_norm_params + groups * s.group_norm_params
         return weights + biases + norms, 2 * t * weights + scores, 2 * keys * cached
 
     def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
         s = self.shape
-        width = int(plan.get("width"))
         inward = 2 if s.gated else 1
-        weights = (inward + 1) * s.hidden * width
+        width = int(plan.get("width"))
+        weights = active = (inward + 1) * s.hidden * width
+        if s.experts:
+            count = int(plan.get("experts", s.experts))
+            beside = s.hidden * count  # the router
+            if s.shared_ffn:
+                beside += (inward + 1) * s.hidden * s.shared_ffn + s.hidden
+            used = min(count, int(plan.get("experts_per_token", s.experts_per_token)))
+            weights, active = count * weights + beside, used * weights + beside
         biases = inward * width + s.hidden if s.ffn_bias else 0
-        return weights + biases + s.norm_params, 2 * self.tokens * weights, 0
+        return weights + biases + s.norm_params, 2 * self.tokens * active, 0
+
+    def _expert_bytes(self, plan: SublayerPlan) -> dict[str, float]:
+        s = self.shape
+        if not s.experts or plan.kind == "attention":
+            return {}
+        values = int(plan.get("experts", s.experts)) * (3 if s.gated else 2) * s.hidden * int(plan.get("width"))
+        return {"expert_bytes": float(values * s.bytes_per_value)}
+
+    @cached_property
+    def _nothing(self) -> dict[str, float]:
+        names = ("params", "params_total", "flops", "kv_bytes", "bytes")
+        return dict.fromkeys((*names, "expert_bytes") if self.shape.experts else names, 0.0)
 
 
 def full_plan(shape: Shape) -> Plan:

@@ -108,11 +108,13 @@ class SublayerPlan:
         """Build from keywords."""
         return SublayerPlan(kind, tuple(sorted(settings.items())))
 
-    def get(self, name: str) -> Scalar:
-        """One setting; raises SpaceError for an unknown name."""
+    def get(self, name: str, default: Scalar | None = None) -> Scalar:
+        """One setting; `default`, or SpaceError where there is none, for a name that the plan does not set."""
         for key, value in self.settings:
             if key == name:
                 return value
+        if default is not None:
+            return default
         raise SpaceError(
             f"a plan's {self.kind} has no setting {name!r}: it has {[k for k, _ in self.settings]}"
         )

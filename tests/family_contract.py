@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,13 +56,14 @@ class Case:
         """Plans of every kind."""
         groups, width = self.full
         few = max(1, groups // 2)
+        step = self.family.step
         return {
             "full": Plan.of([(groups, width)] * 3),
-            "narrow": Plan.of([(groups, 9)] * 3),
-            "mixed": Plan.of([(groups, 5), (few, width), (few, 1)]),
-            "gone": Plan.of([(0, width), (groups, 0), (few, 7)]),
-            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7)]),
-            "no_attention": Plan.of([(0, 9)] * 3),
+            "narrow": Plan.of([(groups, 9 * step)] * 3),
+            "mixed": Plan.of([(groups, 5 * step), (few, width), (few, step)]),
+            "gone": Plan.of([(0, width), (groups, 0), (few, 7 * step)]),
+            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7 * step)]),
+            "no_attention": Plan.of([(0, 9 * step)] * 3),
             "nothing": Plan.of([(0, 0)] * 3),
         }
 
@@ -107,14 +109,41 @@ class Case:
         twin = copy.deepcopy(self.model)
         for block, layer in enumerate(twin.get_submodule(self.family.blocks)):
             for kind in KINDS:
-                out, count = layer.get_submodule(self.family.out[kind]), self.adapter.units(kind).count
+                count = self.adapter.units(kind).count
                 kept = int(plan.at(block, kind).get(self.adapter.unit_setting(kind)))
-                columns = out.weight if type(out).__name__ == "Conv1D" else out.weight.T
                 with torch.no_grad():
-                    columns[: len(columns) // count * (count - kept)] = 0
-                    if not kept and out.bias is not None:
-                        out.bias.zero_()
+                    for path in self.family.out[kind].split(","):
+                        _zero(attrgetter(path)(layer), count, kept)
+                if kind == "attention" and self.family.whole_norms:
+                    _see_kept(layer.self_attn, count, kept)
         return twin
+
+
+def _zero(out: Any, count: int, kept: int) -> None:
+    """The first units of an output projection, or of each in a stack; all of one that is not made of these units."""
+    if isinstance(out, Tensor):  # a stack of experts
+        out[..., : out.shape[-1] // count * (count - kept)] = 0
+        return
+    columns = out.weight if type(out).__name__ == "Conv1D" else out.weight.T
+    if len(columns) % count:
+        columns *= bool(kept)
+        return
+    columns[: len(columns) // count * (count - kept)] = 0
+    if not kept and out.bias is not None:
+        out.bias.zero_()
+
+
+def _see_kept(attention: Any, count: int, kept: int) -> None:
+    """Norms over all heads at once see those that are kept only."""
+    for name in ("q_norm", "k_norm"):
+        norm = getattr(attention, name)
+
+        def over_kept(x: Tensor, norm: Any = norm) -> Tensor:
+            lost = x.shape[-1] // count * (count - kept)
+            mean = x[..., lost:].square().mean(-1, keepdim=True) if kept else torch.ones(())
+            return norm.weight * x * torch.rsqrt(mean + norm.variance_epsilon)  # type: ignore[no-any-return]
+
+        norm.forward = over_kept
 
 
 def logits(model: Any, ids: Tensor) -> Tensor:
@@ -185,7 +214,7 @@ class FamilyContract:
     @pytest.mark.parametrize("kind", KINDS)
     def test_dropping_a_unit_equals_zeroing_it(self, case: Case, ids: Tensor, kind: Kind) -> None:
         groups, width = case.full
-        less = (groups - 1, width) if kind == "attention" else (groups, width - 1)
+        less = (groups - 1, width) if kind == "attention" else (groups, width - case.family.step)
         plan = Plan.of([less, case.full, case.full])
         wanted = logits(case.zeroed(plan), ids)
         assert difference(case.stream(ids, plan), wanted) <= 1e-5
@@ -223,9 +252,13 @@ class FamilyContract:
             assert (cost["params_total"], cost["params"]) == (parameters, inside), name
             assert cost["bytes"] == 4 * parameters
             small.set_attn_implementation("eager")
+            if case.adapter.shape.experts:  # the counter does not know grouped products
+                small.set_experts_implementation("eager")
             with FlopCounterMode(display=False) as counter:
                 logits(small, ids[:1])
             small.set_attn_implementation("sdpa")
+            if case.adapter.shape.experts:
+                small.set_experts_implementation("grouped_mm")
             assert cost["flops"] == counter.get_total_flops(), name
             cache = DynamicCache(config=small.config)
             with torch.inference_mode():
@@ -309,8 +342,8 @@ class FamilyContract:
 
     @pytest.mark.parametrize("ladder", LADDERS)
     def test_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path, ladder: str) -> None:
-        groups, width = case.full
-        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, 1, 5, width)}
+        (groups, width), step = case.full, case.family.step
+        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, step, 5 * step, width)}
         recipe = LadderRecipe(ids.numpy().astype(np.int32), 2, ladder=ladder, options=options)
         folder = ladder_folder(case.adapter, "digest", recipe, Cache(tmp_path))
         ladders = StoredLadders(case.adapter, folder)

@@ -20,7 +20,8 @@ Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
 """(block, what the sublayer keeps) -> its tensors by short name; never called for a sublayer that is gone.
 
 Attention: norm [d], q [g*rep*hd, d], k and v [g*hd, d], o [d, g*rep*hd]; FFN: norm [d], gate and up [w, d],
-down [d, w]; and whatever else the dense model has: biases `*_bias`, q_norm and k_norm [hd].
+down [d, w], with experts in front where there are some; and whatever else the dense model has: biases `*_bias`, q_norm
+and k_norm [hd], router [e, d].
 """
 
 _SKIP = {"attention": "attention", "ffn": "mlp"}
@@ -104,15 +105,16 @@ def _kept(adapter: Decoder, plan: Plan, weights: Weights) -> Iterator[tuple[str,
 
 def _check_shapes(adapter: Decoder, block: int, sublayer: SublayerPlan, given: Mapping[str, Tensor]) -> None:
     kind: Kind = sublayer.kind
-    dense, units = adapter.weights(block, kind), adapter.units(kind)
+    dense, units = adapter.weights(block, kind), adapter.all_units(kind)
     where = f"block {block}'s {kind}"
     for short, tensor in dense.items():
         if short not in given:
             raise ExportError(f"{where} was given no {short}")
         needed = list(tensor.shape)
-        if short in units.slices:
-            dim, size = units.slices[short]
-            needed[dim] = size * int(sublayer.get(adapter.unit_setting(kind)))
+        for setting, owned in units.items():
+            if short in owned.slices:
+                dim, size = owned.slices[short]
+                needed[dim] = size * int(sublayer.get(setting, owned.count))
         if list(given[short].shape) != needed:
             raise ExportError(f"{where}: {short} is {list(given[short].shape)}, the plan needs {needed}")
     if unknown := sorted(given.keys() - dense.keys()):
@@ -126,12 +128,13 @@ def _copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _dense_sizes(adapter: Decoder) -> dict[str, int]:
     shape = adapter.shape
-    return adapter.layout.sizes(shape.heads, shape.kv_groups, shape.ffn)
+    plain = adapter.layout.sizes(shape.heads, shape.kv_groups, shape.ffn)
+    return plain | adapter.layout.routing(shape.experts, shape.experts_per_token)
 
 
 def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
     """Config sizes of each block's sublayers that are not gone; refuses a plan of another model."""
-    shape = adapter.shape
+    shape, layout = adapter.shape, adapter.layout
     if plan.blocks != shape.blocks:
         raise ExportError(f"the plan has {plan.blocks} blocks, the model {shape.blocks}")
     sizes = []
@@ -141,8 +144,22 @@ def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
                 f"block {block} of the plan keeps {g} KV groups and FFN width {w}; "
                 f"allowed: 0..{shape.kv_groups} and 0..{shape.ffn}"
             )
-        sizes.append(adapter.layout.sizes(g * shape.heads_per_group, g, w))
+        routing = layout.routing(*_routing(adapter, block, plan.at(block, "ffn"))) if w else {}
+        sizes.append(layout.sizes(g * shape.heads_per_group, g, w) | routing)
     return sizes
+
+
+def _routing(adapter: Decoder, block: int, sublayer: SublayerPlan) -> tuple[int, int]:
+    """Experts, and experts per token; ExportError when they are not of this model."""
+    shape = adapter.shape
+    experts = int(sublayer.get("experts", shape.experts))
+    used = int(sublayer.get("experts_per_token", shape.experts_per_token))
+    if experts and not (0 < used <= experts <= shape.experts):
+        raise ExportError(
+            f"block {block} of the plan keeps {experts} experts, {used} per token; "
+            f"allowed: up to {shape.experts}, and no more per token than are kept"
+        )
+    return experts, used
 
 
 def _carried(adapter: Decoder) -> dict[str, Any]:

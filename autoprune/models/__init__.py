@@ -15,10 +15,14 @@ FAMILIES = {  # config.model_type, also the name of the module -> adapter
     "gpt2": "GPT2Adapter",
     "llama": "LlamaAdapter",
     "mistral": "MistralAdapter",
+    "mixtral": "MixtralAdapter",
+    "olmoe": "OlmoeAdapter",
     "opt": "OPTAdapter",
     "phi3": "Phi3Adapter",
     "qwen2": "Qwen2Adapter",
+    "qwen2_moe": "Qwen2MoeAdapter",
     "qwen3": "Qwen3Adapter",
+    "qwen3_moe": "Qwen3MoeAdapter",
 }
 
 

@@ -30,7 +30,10 @@ class State:
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a site: unit u owns rows (dim 0) or columns (dim 1) u*size..(u+1)*size of each named tensor."""
+    """The units of a site: unit u owns u*size..(u+1)*size along one dimension of each named tensor.
+
+    A matrix has rows (dim 0) and columns (dim 1); in a stack of experts they are dims 1 and 2.
+    """
 
     count: int
     slices: Mapping[str, tuple[int, int]]  # tensor name -> (dim, size)
@@ -89,6 +92,9 @@ class Adapter(Protocol):
 
     def unit_setting(self, kind: Kind) -> str:
         """The plan setting that counts the kept units of this kind."""
+
+    def all_units(self, kind: Kind) -> Mapping[str, Units]:
+        """The units of every plan setting that counts some: those of `units`, and the experts behind a router."""
 
     def install(self, plan: Plan, weights: SublayerWeights, dtype: torch.dtype) -> Any:
         """The physically smaller model."""

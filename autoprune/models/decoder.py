@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -112,6 +113,10 @@ class Decoder:
         """`kv_groups` or `width`."""
         return "kv_groups" if kind == "attention" else "width"
 
+    def all_units(self, kind: Kind) -> Mapping[str, Units]:
+        """What `units` gives, by its plan setting, and the units of further settings where there are some."""
+        return {self.unit_setting(kind): self.units(kind)}
+
     def install(self, plan: Plan, weights: SublayerWeights, dtype: torch.dtype) -> Any:
         """A model that holds only what the plan keeps."""
         from autoprune.export.assemble import assemble
@@ -129,13 +134,17 @@ class Decoder:
             mask = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).tril()
         return (scores * self._scales[block]).masked_fill(~mask, -torch.inf).softmax(-1)
 
+    def project(self, name: str, normed: Tensor, weights: Weights) -> Tensor:
+        """All heads' queries, keys or values side by side, [B, T, heads x head_dim]."""
+        return self._apply(name, normed, weights)
+
     def _apply(self, name: str, x: Tensor, weights: Weights) -> Tensor:
         return self._linear(x, weights[name], weights.get(f"{name}_bias"))
 
     def _heads(self, name: str, normed: Tensor, state: State, weights: Weights) -> Tensor:
         """Queries, keys or values, [B, heads, T, head_dim]."""
         batch, tokens, _ = normed.shape
-        found = self._apply(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
+        found = self.project(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
         if f"{name}_norm" in weights:
             found = self.norm(found, weights[f"{name}_norm"], None, self._eps)
         found = found.transpose(1, 2)
@@ -197,6 +206,10 @@ class Decoder:
             output_bias="o_bias" in attention,
             ffn_bias="up_bias" in ffn,
             norm_params=norm,
+            group_norm_params=sum(
+                attention[n].numel() for n in ("q_whole_norm", "k_whole_norm") if n in attention
+            )
+            // shape.kv_groups,
             head_norm_params=sum(attention[n].numel() for n in ("q_norm", "k_norm") if n in attention),
             position_params=outside - norm - shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
         )

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoprune.models.base import Adapter, State, Weights
+from autoprune.pruning.expert_statistics import ExpertStatistics, gather
 from autoprune.pruning.ladders import OUTPUT
 from autoprune.pruning.moments import Moments
-from autoprune.space import Kind
+from autoprune.space import Kind, SublayerPlan
 
 Progress = Callable[[int, int], None]
 
@@ -50,11 +51,23 @@ class Stream:
         bias = weights.get(f"{OUTPUT[kind]}_bias")
         return wanted if bias is None else wanted - bias
 
-    def advance(self, block: int, kind: Kind, weights: Weights | None, dense: Weights) -> None:
-        """Move on by one sublayer; the reference runs `weights`, None where the sublayer is gone."""
+    def experts(self, block: int, neurons: bool) -> ExpertStatistics:
+        """What the experts of a block do with the reference's inputs; `neurons`: their second moments, too."""
+        return gather(self._adapter, block, self._reference, neurons)
+
+    def advance(
+        self,
+        block: int,
+        kind: Kind,
+        weights: Weights | None,
+        dense: Weights,
+        plan: SublayerPlan | None = None,
+    ) -> None:
+        """Move on by one sublayer; the reference runs `weights` by `plan`, None where the sublayer is gone."""
         moved = [self._adapter.run_sublayer(block, kind, s, dense) for s in self._dense]
         if self._reference is self._dense and weights is dense:
             self._reference = moved
         elif weights is not None:
-            self._reference = [self._adapter.run_sublayer(block, kind, s, weights) for s in self._reference]
+            run = self._adapter.run_sublayer
+            self._reference = [run(block, kind, s, weights, plan) for s in self._reference]
         self._dense = moved

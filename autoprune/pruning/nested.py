@@ -9,10 +9,11 @@ import torch
 from autoprune.models.base import Adapter
 from autoprune.pruning.calibration import Progress, Stream
 from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.experts import ExpertSite, routed
 from autoprune.pruning.ladders import OUTPUT, LadderFile
 from autoprune.pruning.moments import regular
 from autoprune.pruning.recipe import LadderRecipe
-from autoprune.space import KINDS
+from autoprune.space import KINDS, Kind
 
 
 def build_nested(
@@ -24,11 +25,22 @@ def build_nested(
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
-                weights, units = adapter.weights(block, kind), adapter.units(kind)
-                second, _ = stream.moments(block, kind).damped(recipe.damping)
-                order = CRITERIA[recipe.criterion](second, weights[OUTPUT[kind]], units.count)
-                file.site(block, kind, units, weights, order)
+                weights = adapter.weights(block, kind)
+                if routed(adapter, kind):
+                    ExpertSite(adapter, block, stream, recipe).write(file, refit=False)
+                else:
+                    _rank(adapter, block, kind, stream, recipe, file)
                 stream.advance(block, kind, weights, weights)
                 if progress is not None:
                     progress(block * len(KINDS) + position, total)
     file.save(folder)
+
+
+def _rank(
+    adapter: Adapter, block: int, kind: Kind, stream: Stream, recipe: LadderRecipe, file: LadderFile
+) -> None:
+    weights, units = adapter.weights(block, kind), adapter.units(kind)
+    second, _ = stream.moments(block, kind).damped(recipe.damping)
+    file.site(
+        block, kind, units, weights, CRITERIA[recipe.criterion](second, weights[OUTPUT[kind]], units.count)
+    )

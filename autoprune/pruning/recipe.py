@@ -24,7 +24,7 @@ class LadderRecipe:
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
-    (refit only), the full option too.
+    (refit only), the full option too; expert_criterion and seed: how experts are ranked where there are some.
     """
 
     windows: NDArray[np.int32]
@@ -36,11 +36,17 @@ class LadderRecipe:
     reference: Plan | None = None
     sites: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     follow: bool = False
+    expert_criterion: str = "activation"
+    seed: int = 0
 
     def counts(self, block: int, kind: Kind, setting: str) -> tuple[int, ...]:
         """How many units the options of a site keep."""
         assert self.options is not None, "refit ladders need to know the options"
         return self.sites.get(f"block{block}.{kind}.{setting}", self.options[setting])
+
+    def partial(self, block: int, kind: Kind, setting: str, full: int) -> bool:
+        """Whether some option of a site keeps neither nothing nor all: only then its units need an order."""
+        return self.options is None or any(0 < c < full for c in self.counts(block, kind, setting))
 
     def identity(self) -> dict[str, Any]:
         """Plain data that changes whenever the weights would."""

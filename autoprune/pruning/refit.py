@@ -11,6 +11,7 @@ from torch import Tensor
 from autoprune.models.base import Adapter, Weights
 from autoprune.pruning.calibration import Progress, Stream
 from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.experts import ExpertSite, routed
 from autoprune.pruning.ladders import OUTPUT, LadderFile, columns
 from autoprune.pruning.moments import Moments, regular
 from autoprune.pruning.recipe import LadderRecipe
@@ -29,12 +30,10 @@ def build_refit(
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
-                site = _Site(adapter, block, kind, stream.moments(block, kind, recipe.follow), recipe)
-                file.site(block, kind, site.units, site.dense, site.order)
-                for count in recipe.counts(block, kind, adapter.unit_setting(kind)):
-                    if 0 < count < site.units.count + recipe.follow:
-                        file.option(block, kind, count, site.output(count))
-                stream.advance(block, kind, site.reference(recipe.reference), site.dense)
+                site = _site(adapter, block, kind, stream, recipe, recipe.follow)
+                site.write(file, refit=True)
+                sublayer = None if recipe.reference is None else recipe.reference.at(block, kind)
+                stream.advance(block, kind, site.reference(recipe.reference), site.dense, sublayer)
                 if progress is not None:
                     progress(block * len(KINDS) + position, total)
     file.save(folder)
@@ -52,10 +51,9 @@ def refit_plan(adapter: Adapter, plan: Plan, recipe: LadderRecipe) -> FixedWeigh
                 if sublayer.gone:
                     stream.advance(block, kind, None, adapter.weights(block, kind))
                     continue
-                site = _Site(adapter, block, kind, stream.moments(block, kind, follow=True), recipe)
-                count = int(sublayer.get(adapter.unit_setting(kind)))
-                found[block, kind] = site.weights(count)
-                stream.advance(block, kind, found[block, kind], site.dense)
+                site = _site(adapter, block, kind, stream, recipe, follow=True)
+                found[block, kind] = site.weights(sublayer)
+                stream.advance(block, kind, found[block, kind], site.dense, sublayer)
     return FixedWeights(found)
 
 
@@ -68,6 +66,14 @@ class FixedWeights:
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
         """The weights of a sublayer that is not gone."""
         return self._weights[block, plan.kind]
+
+
+def _site(
+    adapter: Adapter, block: int, kind: Kind, stream: Stream, recipe: LadderRecipe, follow: bool
+) -> _Site | ExpertSite:
+    if routed(adapter, kind):
+        return ExpertSite(adapter, block, stream, recipe)
+    return _Site(adapter, block, kind, stream.moments(block, kind, follow), recipe)
 
 
 class _Site:
@@ -84,6 +90,7 @@ class _Site:
         self.units, self.dense = adapter.units(kind), adapter.weights(block, kind)
         self._follow = recipe.follow
         self._setting, self._block, self._kind = adapter.unit_setting(kind), block, kind
+        self._recipe = recipe
         self._projection = self.dense[OUTPUT[kind]]
         self._size = self._projection.shape[1] // self.units.count
         second, added = moments.damped(recipe.damping)
@@ -93,14 +100,22 @@ class _Site:
         at = columns(self.order, self.units.count, self._size)
         self._wanted, self._factor = wanted[at], torch.linalg.cholesky(second[at][:, at])
 
+    def write(self, file: LadderFile, refit: bool) -> None:
+        """Into a ladder file, with every option's own output projection where it is `refit`."""
+        file.site(self._block, self._kind, self.units, self.dense, self.order)
+        for count in self._recipe.counts(self._block, self._kind, self._setting) if refit else ():
+            if 0 < count < self.units.count + self._follow:
+                file.option(self._block, self._kind, count, self.output(count))
+
     def output(self, count: int) -> Tensor:
         """The refit output projection [out, count x size] of the first `count` units."""
         kept = count * self._size
         solved = torch.cholesky_solve(self._wanted[:kept], self._factor[:kept, :kept])
         return solved.t().to(self._projection.dtype)
 
-    def weights(self, count: int) -> Weights:
-        """All weights of the option that keeps `count` units."""
+    def weights(self, plan: SublayerPlan) -> Weights:
+        """All weights of a plan's sublayer."""
+        count = int(plan.get(self._setting))
         taken = self.units.take(self.dense, self.order[:count])
         return {**taken, OUTPUT[self._kind]: self.output(count).t().contiguous().t()}
 
@@ -111,6 +126,5 @@ class _Site:
         sublayer = plan.at(self._block, self._kind)
         if sublayer.gone:
             return None
-        count = int(sublayer.get(self._setting))
-        full = count == self.units.count and not self._follow
-        return self.dense if full else self.weights(count)
+        full = int(sublayer.get(self._setting)) == self.units.count and not self._follow
+        return self.dense if full else self.weights(sublayer)

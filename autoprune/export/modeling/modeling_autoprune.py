@@ -43,6 +43,8 @@ class MixedConfig:
         if types and set(types) == {"moe"}:
             types[0] = "full_attention"  # keeps the count of tokens, see MixedModel._count
         self.layer_types = types
+        if hasattr(self, "output_router_logits"):
+            self.output_router_logits = False  # the balancing loss is one of equally many experts in all blocks
         self.validate()
 
     def skips(self: Any, block: int, sublayer: str) -> bool:
@@ -76,7 +78,8 @@ class BlockConfig:
     def __getattr__(self, name: str) -> Any:
         if name == "_config" or name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._config, name)
+        own = self._config.attribute_map.get(name, name)
+        return vars(self)[own] if own in vars(self) else getattr(self._config, name)
 
 
 class MixedBlock:

@@ -1,0 +1,106 @@
+"""The ladder of a block's experts: experts and each expert's neurons ranked, output projections refit by width."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from autoprune.models.base import Adapter, Weights
+from autoprune.models.experts import ExpertDecoder
+from autoprune.pruning.calibration import Stream
+from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
+from autoprune.pruning.ladders import LadderFile
+from autoprune.pruning.recipe import LadderRecipe
+from autoprune.space import Kind, Plan, SublayerPlan
+
+
+def routed(adapter: Adapter, kind: Kind) -> TypeGuard[ExpertDecoder]:
+    """Whether the sublayers of this kind are experts behind a router."""
+    return kind == "ffn" and adapter.shape.experts > 0
+
+
+class ExpertSite:
+    """One block's experts with their statistics.
+
+    Every expert is refit on the tokens that are routed to it, towards what it gives dense on the same inputs; where a
+    recipe follows the dense model, experts do not.
+    """
+
+    def __init__(self, adapter: ExpertDecoder, block: int, stream: Stream, recipe: LadderRecipe) -> None:
+        self._adapter, self._block, self._recipe = adapter, block, recipe
+        self.dense, self._width = adapter.weights(block, "ffn"), adapter.shape.ffn
+        self._narrows = recipe.partial(block, "ffn", "width", self._width)
+        statistics = stream.experts(block, neurons=self._narrows)
+        self.order = EXPERT_CRITERIA[recipe.expert_criterion](statistics, (recipe.seed, block))
+        self._second = None if statistics.second is None else _damped(statistics.second, recipe.damping)
+
+    @cached_property
+    def neurons(self) -> Tensor:
+        """Each expert's neurons, the most important first, [experts, width]; experts in their order."""
+        if self._second is None:
+            return torch.arange(self._width).repeat(len(self.order), 1)
+        rank, down = CRITERIA[self._recipe.criterion], self.dense["down"]
+        return torch.stack([rank(self._second[e], down[e], self._width) for e in self.order.tolist()])
+
+    @cached_property
+    def taken(self) -> Weights:
+        """All weights, experts and neurons in their order."""
+        units = self._adapter.all_units("ffn")
+        found = units["experts"].take(self.dense, self.order)
+        for name, (dim, _) in units["width"].slices.items():
+            index = self.neurons[:, :, None] if dim == 1 else self.neurons[:, None, :]
+            found[name] = found[name].gather(dim, index.expand_as(found[name]))
+        return found
+
+    def write(self, file: LadderFile, refit: bool) -> None:
+        """Into a ladder file, with every width's own output projections where they are `refit`."""
+        units = self._adapter.units("ffn")
+        file.experts(self._block, units, self.taken, self.order, self.neurons)
+        if refit and self._narrows and self._recipe.options is not None:
+            for count in self._recipe.counts(self._block, "ffn", "width"):
+                if 0 < count < self._width:
+                    file.option(self._block, "ffn", count, self.output(count))
+
+    def output(self, count: int) -> Tensor:
+        """The refit output projections [experts, out, count] of each expert's first `count` neurons."""
+        factor, wanted = self._normal
+        solved = torch.cholesky_solve(wanted[:, :count], factor[:, :count, :count])
+        return solved.mT.to(self.dense["down"].dtype)
+
+    def weights(self, plan: SublayerPlan) -> Weights:
+        """Those of a plan's sublayer, refit."""
+        units, count = self._adapter.all_units("ffn"), int(plan.get("width"))
+        found = units["width"].prefix(self.taken, count)
+        if count < self._width:
+            found["down"] = self.output(count).mT.contiguous().mT
+        return units["experts"].prefix(found, int(plan.get("experts", len(self.order))))
+
+    def reference(self, plan: Plan | None) -> Weights | None:
+        """What the reference runs here: the dense weights, or the plan's option; None where that is gone."""
+        if plan is None:
+            return self.dense
+        sublayer = plan.at(self._block, "ffn")
+        return None if sublayer.gone else self.weights(sublayer)
+
+    @cached_property
+    def _normal(self) -> tuple[Tensor, Tensor]:
+        """Cholesky factors [experts, width, width] and right sides [experts, width, out] of the normal equations.
+
+        As for any site (see `refit`), with damping that pulls towards the dense projection.
+        """
+        assert self._second is not None, "widths are refit only where they are options"
+        at = self.neurons
+        rows = self._second[self.order].gather(1, at[:, :, None].expand(-1, -1, self._width))
+        second = rows.gather(2, at[:, None, :].expand_as(rows))
+        return torch.linalg.cholesky(second), second @ self.taken["down"].double().mT
+
+
+def _damped(second: Tensor, damping: float) -> Tensor:
+    """Each expert's moments plus damping x their mean diagonal; of an expert without tokens the identity."""
+    mean = second.diagonal(dim1=1, dim2=2).mean(-1)
+    added = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
+    return second + added[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)

@@ -21,7 +21,7 @@ from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import recipe_of
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.shape import AnalyticCosts, full_plan
+from autoprune.shape import AnalyticCosts
 from autoprune.space import CostModel, Plan, Space
 from autoprune.sublayers import SpacePart, join, joint_options
 from autoprune.supernet import Ladders, Supernet
@@ -72,8 +72,9 @@ class Parts:
         return self.adapter.install(plan, source.weights, dtype or self.loaded.dtype)
 
     def dense_plan(self) -> Plan:
-        """The plan that keeps everything."""
-        return full_plan(self.adapter.shape)
+        """The plan that keeps everything, with all settings that the space's plans have."""
+        space = self.space(None)
+        return space.decode(space.dense)
 
     def options(self) -> dict[str, tuple[int, ...]]:
         """The options of every plan setting."""

@@ -49,7 +49,8 @@ class StoredLadders:
         return self._full[block, kind][ORDER].tolist()
 
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
-        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies."""
+        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies, no masks."""
+        plan = plan.unmasked
         found = self._views.get((block, plan))
         if found is None:
             count = int(plan.get(self._setting[plan.kind]))

@@ -16,7 +16,7 @@ SIZES = ((1, 1), (8, 32), (7, 13), (24, 40), (33, 70), (5, 300))
 
 def options(text: str) -> list[int]:
     full = pattern_of(text).full
-    return list(range(1, full + 1)) if full < 100 else [1, 10, 37, 50, 90, 100]
+    return list(range(full + 1)) if full < 100 else [0, 1, 10, 37, 50, 90, 100]
 
 
 def scores(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

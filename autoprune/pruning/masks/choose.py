@@ -46,7 +46,7 @@ def grouped_mask(scores: Tensor, size: int, keep: int) -> Tensor:
     """The best `keep` of every `size` neighbours of a row; a short last group keeps no more than it has."""
     rows, columns = scores.shape
     padded = functional.pad(scores.double(), (0, -columns % size), value=-torch.inf)
-    found = ranks(padded.view(-1, size)) < keep
+    found = ranks(padded.reshape(-1, size)) < keep
     return found.view(rows, -1)[:, :columns]
 
 

@@ -84,8 +84,9 @@ def _pack_groups(weight: Tensor, mask: Tensor, pattern: Pattern, option: int) ->
         bits = kept.numpy()
     else:
         positions = order.numpy()[..., None] >> np.arange((size - 1).bit_length())
-        bits = (positions & 1).reshape(rows, kept.shape[1], -1)
-    index = np.packbits(bits.reshape(rows, -1).astype(bool), axis=1, bitorder="little")
+        bits = positions & 1
+    bits = bits.reshape(rows, kept.shape[1] * pattern.bits(option))
+    index = np.packbits(bits.astype(bool), axis=1, bitorder="little")
     return {"values": _unpadded(found, columns, pattern, option), "index": torch.from_numpy(index)}
 
 
@@ -106,7 +107,7 @@ def _groups(packed: Packed) -> Tensor:
         mapped = torch.from_numpy(bits).bool()
         at = torch.argsort(mapped.int(), dim=-1, descending=True, stable=True)[..., :option]
     else:
-        each = bits.reshape(packed.rows, groups, option, -1)
+        each = bits.reshape(packed.rows, groups, option, (size - 1).bit_length())
         at = torch.from_numpy((each.astype(np.int64) << np.arange(each.shape[-1])).sum(-1))
     values = packed.tensors["values"]
     padded = torch.nn.functional.pad(values, (0, groups * option - values.shape[1]))

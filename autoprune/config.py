@@ -23,6 +23,7 @@ class Calibration:
     seed: int = 0  # which windows of the split
     ladder: str = "refit"
     criterion: str = "obs"
+    mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
     reference: str = "dense"  # or uniform@r, or a file that holds a plan
 
@@ -84,7 +85,7 @@ class Config:
     uniform: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
-    memory_mb: int = 512  # bound for hidden states kept to be shared
+    memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False

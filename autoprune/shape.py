@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoprune.patterns import masks_of, stored_bytes
 from autoprune.space import Plan, SublayerPlan
 
 
@@ -51,7 +52,8 @@ class AnalyticCosts:
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
     products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors. Of a
     mixture of experts `flops` counts the experts that a token uses, and `expert_bytes` is what all of them take in
-    the checkpoint, without router and shared expert.
+    the checkpoint, without router and shared expert. Of a masked matrix only kept weights count; in `bytes` it is
+    packed, its index included, where that is smaller.
     """
 
     shape: Shape
@@ -76,15 +78,26 @@ class AnalyticCosts:
             return self._nothing
         params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
         size = self.shape.bytes_per_value
+        masked, unstored = self._masked(plan)
         return {
             **self._nothing,
             **self._expert_bytes(plan),
-            "params": float(params),
-            "params_total": float(params),
-            "flops": float(flops),
+            "params": float(params - masked),
+            "params_total": float(params - masked),
+            "flops": float(flops - 2 * self.tokens * masked),
             "kv_bytes": float(kv * size),
-            "bytes": float(params * size),
+            "bytes": float(params * size - unstored),
         }
+
+    def _masked(self, plan: SublayerPlan) -> tuple[int, int]:
+        """Weights that masks leave out, and the bytes that storing the matrices packed saves."""
+        weights, unstored, size = 0, 0, self.shape.bytes_per_value
+        sizes = matrices(self.shape, plan)
+        for name, (pattern, option) in masks_of(plan).items():
+            rows, columns = sizes[name]
+            weights += rows * columns - pattern.kept(rows, columns, option)
+            unstored += rows * columns * size - stored_bytes(pattern, rows, columns, option, size)
+        return weights, unstored
 
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
@@ -127,6 +140,20 @@ class AnalyticCosts:
     def _nothing(self) -> dict[str, float]:
         names = ("params", "params_total", "flops", "kv_bytes", "bytes")
         return dict.fromkeys((*names, "expert_bytes") if self.shape.experts else names, 0.0)
+
+
+def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use."""
+    if plan.kind == "attention":
+        groups = int(plan.get("kv_groups"))
+        queries, keys = groups * shape.heads_per_group * shape.head_dim, groups * shape.head_dim
+        inward, inner = {"q": queries, "k": keys, "v": keys}, ("o", queries)
+    else:
+        width = int(plan.get("width"))
+        inward, inner = {"gate": width} if shape.gated else {}, ("down", width)
+        inward["up"] = width
+    found = {name: (rows, shape.hidden) for name, rows in inward.items()}
+    return {**found, inner[0]: (shape.hidden, inner[1])}
 
 
 def full_plan(shape: Shape) -> Plan:

@@ -120,6 +120,11 @@ class SublayerPlan:
         )
 
     @property
+    def unmasked(self) -> SublayerPlan:
+        """The same sublayer with every matrix whole."""
+        return SublayerPlan(self.kind, tuple((k, v) for k, v in self.settings if not is_mask(k)))
+
+    @property
     def gone(self) -> bool:
         """The zero option of the width, of the KV groups or of the experts: the sublayer is removed."""
         return any(name in ("kv_groups", "width", "experts") and value == 0 for name, value in self.settings)
@@ -143,6 +148,11 @@ class Plan:
     def blocks(self) -> int:
         """Number of blocks."""
         return len(self.sublayers) // 2
+
+    @property
+    def unmasked(self) -> Plan:
+        """The same plan with every matrix whole."""
+        return Plan(tuple(s.unmasked for s in self.sublayers))
 
     def at(self, block: int, kind: Kind) -> SublayerPlan:
         """One sublayer."""

@@ -68,6 +68,9 @@ class Adapter(Protocol):
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to the state before block 0."""
 
+    def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+        """What enters the sublayer's first matrices, [B, T, d]."""
+
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> Tensor:

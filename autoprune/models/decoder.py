@@ -69,11 +69,15 @@ class Decoder:
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
         return State(hidden, positions, rope=rope)
 
+    def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+        """The normed hidden states [B, T, d]: what q, k, v or gate and up see."""
+        return self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> Tensor:
         """Attention's head outputs [B, T, heads x head_dim], or the FFN's (gated) activations [B, T, width]."""
-        normed = self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+        normed = self.entering(block, kind, state, weights)
         if kind == "attention":
             return self._attend(block, normed, state, weights)
         up = self._apply("up", normed, weights)

@@ -54,7 +54,8 @@ class StoredLadders:
         return self._full[block, "ffn"][EXPERTS].tolist()
 
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
-        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies."""
+        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies, no masks."""
+        plan = plan.unmasked
         found = self._views.get((block, plan))
         if found is None:
             found = {n: t for n, t in self._full[block, plan.kind].items() if n not in (ORDER, EXPERTS)}

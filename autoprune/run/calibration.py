@@ -13,9 +13,10 @@ from autoprune.data import Corpus
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.masks.methods import METHODS
 from autoprune.pruning.recipe import LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import Plan
+from autoprune.space import Plan, is_mask
 from autoprune.sublayers import join, joint_options
 from autoprune.uniform import uniform_candidates
 
@@ -32,7 +33,8 @@ def recipe_of(
 ) -> LadderRecipe:
     """The ladder recipe of a run; raises SettingError or DataError naming the setting."""
     settings = cfg.calibration
-    for name, allowed in (("ladder", LADDERS), ("criterion", tuple(CRITERIA))):
+    choices = {"ladder": LADDERS, "criterion": tuple(CRITERIA), "mask": tuple(METHODS)}
+    for name, allowed in choices.items():
         if settings[name] not in allowed:
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
@@ -50,9 +52,14 @@ def recipe_of(
         ladder=str(settings.ladder),
         criterion=str(settings.criterion),
         damping=float(settings.damping),
-        options=joint_options(space_parts, shape),
-        reference=reference,
+        options={n: o for n, o in joint_options(space_parts, shape).items() if not is_mask(n)},
+        reference=None if reference is None else reference.unmasked,
     )
+
+
+def mask_settings(cfg: DictConfig) -> tuple[str, int]:
+    """How matrices are masked, and how many bytes of masked ones are held."""
+    return str(cfg.calibration.mask), int(cfg.memory_mb) << 20
 
 
 def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:

@@ -18,11 +18,13 @@ from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.masks.ladders import MaskedLadders
+from autoprune.pruning.masks.statistics import Statistics, statistics_folder
 from autoprune.pruning.recipe import LadderRecipe
-from autoprune.run.calibration import recipe_of
+from autoprune.run.calibration import mask_settings, recipe_of
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.shape import AnalyticCosts, full_plan
-from autoprune.space import CostModel, Plan, Space
+from autoprune.shape import AnalyticCosts
+from autoprune.space import CostModel, Plan, Space, is_mask
 from autoprune.sublayers import SpacePart, join, joint_options
 from autoprune.supernet import Ladders, Supernet
 
@@ -46,7 +48,7 @@ class Parts:
     corpus: Corpus
     recipe: LadderRecipe
     ladder_folder: Path
-    ladders: StoredLadders
+    ladders: StoredLadders | MaskedLadders
     supernet: Supernet
     space_parts: tuple[SpacePart, ...]
     evaluators: tuple[WindowEvaluator, ...]
@@ -60,10 +62,12 @@ class Parts:
     @property
     def digests(self) -> dict[str, str]:
         """What every evaluation depends on."""
+        masks = {"masks": self.ladders.name} if isinstance(self.ladders, MaskedLadders) else {}
         return {
             "model": self.loaded.digest,
             "corpus": self.corpus.digest,
             "ladders": self.ladder_folder.name,
+            **masks,
         }
 
     def build(self, plan: Plan, ladders: Ladders | None = None, dtype: torch.dtype | None = None) -> Any:
@@ -72,8 +76,9 @@ class Parts:
         return self.adapter.install(plan, source.weights, dtype or self.loaded.dtype)
 
     def dense_plan(self) -> Plan:
-        """The plan that keeps everything."""
-        return full_plan(self.adapter.shape)
+        """The plan that keeps everything, with all settings that the space's plans have."""
+        space = self.space(None)
+        return space.decode(space.dense)
 
     def options(self) -> dict[str, tuple[int, ...]]:
         """The options of every plan setting."""
@@ -104,7 +109,9 @@ class Parts:
         )
         with progress.stage("building ladders") as step:
             folder = ladder_folder(self.adapter, self.loaded.digest, recipe, self.cache, step)
-        ladders = StoredLadders(self.adapter, folder)
+        ladders: StoredLadders | MaskedLadders = StoredLadders(self.adapter, folder)
+        if isinstance(self.ladders, MaskedLadders):
+            ladders = self.ladders.over(ladders)
         supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
@@ -132,7 +139,13 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
-    ladders = StoredLadders(adapter, folder)
+    ladders: StoredLadders | MaskedLadders = StoredLadders(adapter, folder)
+    if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
+        with progress.stage("taking statistics for masks") as step:
+            statistics = statistics_folder(
+                adapter, loaded.digest, recipe.windows, recipe.sequences, cache, step
+            )
+        ladders = MaskedLadders(ladders, adapter, Statistics(statistics), *mask_settings(cfg))
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg)
     return Parts(

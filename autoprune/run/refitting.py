@@ -46,6 +46,8 @@ def refit_chosen(run: Run, plan: Plan) -> Refit:
     """
     if "kl" not in {m for e in run.parts.evaluators for m in e.metrics}:
         raise SettingError("export.refit=true chooses by kl; add divergence to evaluator=[…]")
+    if plan != plan.unmasked:
+        raise SettingError("export.refit=true solves whole matrices; this plan has masks: leave refit out")
     before = _score(run, run.parts.ladders, plan, Split.SELECTION)["kl"]
     fixed: Ladders = FixedWeights({})
     after = before

@@ -143,11 +143,13 @@ class AnalyticCosts:
 
 
 def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use."""
+    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; none of a mixture of experts."""
     if plan.kind == "attention":
         groups = int(plan.get("kv_groups"))
         queries, keys = groups * shape.heads_per_group * shape.head_dim, groups * shape.head_dim
         inward, inner = {"q": queries, "k": keys, "v": keys}, ("o", queries)
+    elif shape.experts:
+        return {}
     else:
         width = int(plan.get("width"))
         inward, inner = {"gate": width} if shape.gated else {}, ("down", width)

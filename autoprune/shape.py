@@ -143,7 +143,7 @@ class AnalyticCosts:
 
 
 def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; none of a mixture of experts."""
+    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; experts have none."""
     if plan.kind == "attention":
         groups = int(plan.get("kv_groups"))
         queries, keys = groups * shape.heads_per_group * shape.head_dim, groups * shape.head_dim

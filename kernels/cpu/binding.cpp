@@ -64,12 +64,18 @@ Tensor bitmap_linear(const Tensor& x, const Tensor& values, const Tensor& index,
   return shaped(out, x, rows);
 }
 
+double read_all(const Tensor& x) {
+  TORCH_CHECK(x.is_contiguous() && x.scalar_type() == at::kFloat, "x must be contiguous fp32");
+  return autoprune::read_f32(x.const_data_ptr<float>(), x.numel(), at::get_num_threads());
+}
+
 }  // namespace
 
 TORCH_LIBRARY(autoprune, library) {
   library.def("dense_linear(Tensor x, Tensor weight, int most=3) -> Tensor");
   library.def("block_linear(Tensor x, Tensor values, Tensor index, Tensor start, int rows, int columns, int most=3) -> Tensor");
   library.def("bitmap_linear(Tensor x, Tensor values, Tensor index, Tensor start, int rows, int columns, int most=3) -> Tensor");
+  library.def("read_all(Tensor x) -> float");
   library.def("cpu_level() -> int", [] { return static_cast<int64_t>(autoprune::level()); });
 }
 
@@ -77,4 +83,5 @@ TORCH_LIBRARY_IMPL(autoprune, CPU, library) {
   library.impl("dense_linear", dense_linear);
   library.impl("block_linear", block_linear);
   library.impl("bitmap_linear", bitmap_linear);
+  library.impl("read_all", read_all);
 }

@@ -56,4 +56,7 @@ void blocks_f32(const Blocks& at, const float* values, const float* x, float* y,
 void bitmap_bf16(const int32_t* start, const uint8_t* bits, const bf16* values, const bf16* x, bf16* y, int64_t rows,
                  int64_t columns, int64_t tokens, int threads, int most);
 
+// The sum of `count` values: every byte is read once.
+float read_f32(const float* x, int64_t count, int threads);
+
 }  // namespace autoprune

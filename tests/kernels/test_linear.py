@@ -11,6 +11,7 @@ import pytest
 import torch
 from autoprune.kernels import build, native
 from autoprune.kernels.linear import DenseLinear, SparseLinear
+from autoprune.kernels.packing import bitmap_of, blocks_of
 from torch import Tensor
 
 from autoprune.cache import Cache
@@ -45,22 +46,7 @@ def sparse(rows: int, columns: int, form: str, dtype: torch.dtype, share: float 
 
 def packed(weight: Tensor, form: str) -> Any:
     """The matrix's own units packed: as many as it has."""
-    if form == "bitmap":
-        bits = weight != 0
-        at = bits.sum(1).cumsum(0)
-        padded = torch.nn.functional.pad(bits, (0, -weight.shape[1] % 8)).view(len(weight), -1, 8)
-        index = (padded << torch.arange(8)).sum(-1).to(torch.uint8)
-        return {"values": weight[bits], "index": index, "start": (at - bits.sum(1)).int()}
-    high, wide = 8, 2 if weight.dtype is torch.bfloat16 else 1
-    rows, columns = weight.shape
-    whole = torch.nn.functional.pad(weight, (0, -columns % wide, 0, -rows % high))
-    blocks = whole.view(-(-rows // high), high, -(-columns // wide), wide).transpose(1, 2)
-    kept = (blocks != 0).any(-1).any(-1)
-    return {
-        "values": blocks[kept].contiguous(),
-        "index": kept.nonzero()[:, 1].to(torch.uint16),
-        "start": (kept.sum(1).cumsum(0) - kept.sum(1)).int(),
-    }
+    return bitmap_of(weight) if form == "bitmap" else blocks_of(weight)
 
 
 def far(ours: Tensor, x: Tensor, weight: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from autoprune.errors import ExportError
+from autoprune.export.packed import masks
 from autoprune.models.decoder import Decoder
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 
@@ -35,7 +36,10 @@ def assemble(adapter: Decoder, plan: Plan, weights: Weights, dtype: torch.dtype)
     shares no memory with the result, which is of the family's stock class where its config can express the plan, else
     of the mixed one. Raises ExportError when a tensor does not fit.
     """
-    return build(adapter, plain_config(adapter, plan) or mixed_config(adapter, plan), plan, weights, dtype)
+    config = plain_config(adapter, plan) or mixed_config(adapter, plan)
+    if named := {name: [pattern.text, option] for name, (pattern, option) in masks(plan).items()}:
+        config.autoprune_masks = named
+    return build(adapter, config, plan, weights, dtype)
 
 
 def plain_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig | None:

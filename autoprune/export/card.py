@@ -49,10 +49,11 @@ def model_card(
     family: str,
     heterogeneous: bool,
     recovered: str = "",
+    masked: str = "",
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
 
-    `recovered` says how the weights were trained after the plan was built, if they were.
+    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored.
     """
     parts = [
         _header(source),
@@ -61,6 +62,8 @@ def model_card(
         "## What was kept",
         _kept(plan),
     ]
+    if masked:
+        parts += ["## Masks", masked]
     if figures:
         parts += ["## Figures", _figures(figures)]
     if recovered:
@@ -69,6 +72,18 @@ def model_card(
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
     return "\n\n".join(parts) + "\n"
+
+
+def masks_section(matrices: int, dense: int, packed: int) -> str:
+    """What there is to know of masked matrices: their number, and their bytes as they stand and packed."""
+    return (
+        f"{matrices} matrices are masked: `MATRIX.PATTERN` above says how many per cent, or N of M inputs, are kept. "
+        f"`model.safetensors` holds them whole, with zeros in place ({dense:,} bytes), so any loader can run them. "
+        f"`packed/masked.safetensors` holds the same matrices packed ({packed:,} bytes, index included); "
+        "`autoprune.export.packed.load_packed` reads them, `to_dense()` gives them back bit for bit.\n\n"
+        "There are no kernels for the packed form yet: this model runs as fast as one without masks. Ratios of bytes, "
+        "parameters and FLOPs count what is kept (bytes: packed, where that is smaller), latencies are those measured."
+    )
 
 
 def _header(source: str) -> str:

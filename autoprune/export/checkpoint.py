@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
 from autoprune.export.modeling import modeling_autoprune
+from autoprune.export.packed import save_packed
 from autoprune.models import FAMILIES, family_class
+from autoprune.pruning.masks.packing import Packed
 from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
 
@@ -57,9 +60,16 @@ def _unwritable(to: Path, reason: str | None) -> SettingError:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, to: Path, card: str, plan: Plan
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    to: Path,
+    card: str,
+    plan: Plan,
+    packed: Mapping[str, Packed] | None = None,
 ) -> None:
     """Write weights (safetensors), config, modelling file where needed, tokenizer, card and plan into `to`.
+
+    `packed`: masked matrices in their packed form, for a file of their own.
 
     Everything goes to a hidden folder beside `to` first, which is renamed when complete. Raises SettingError
     for a destination that is not empty or not writable, ExportError when writing fails.
@@ -74,6 +84,8 @@ def save_checkpoint(
             raise _unwritable(to, error.strerror) from error
         try:
             _write(model, tokenizer, partial, card, plan)
+            if packed:
+                save_packed(packed, partial)
             if target.is_dir():
                 target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
             partial.rename(target)

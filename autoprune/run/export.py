@@ -24,13 +24,15 @@ from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
     from autoprune.export.roundtrip import RoundTrip
+    from autoprune.pruning.masks.packing import Packed
     from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
     from autoprune.run.recovery import Recovered
     from autoprune.supernet import Ladders
 
 SHOWN = (
-    *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio"),
+    *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "bytes_ratio"),
+    *("prefill_ratio", "decode_ratio"),
     *("kl_test", "perplexity_test"),
 )
 TOKENS = 48  # length of the round trip's probe
@@ -46,6 +48,7 @@ def export_plan(
     diverges, with the best weights written.
     """
     from autoprune.export.checkpoint import check_destination, save_checkpoint
+    from autoprune.export.packed import pack_model, prove_packed
     from autoprune.export.roundtrip import prove
 
     to, run = check_destination(to), _with_ladders(run, row)
@@ -62,9 +65,13 @@ def export_plan(
             n: v for n, v in figures.items() if not n.endswith("_test")
         }  # those of before stand beside it
         command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
-    card = _card(run, plan, model, figures, command, outcome)
-    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)
-    trip = prove(model, to, _probe(run), int(plan_cost(plan, _analytic(run))["params_total"]))
+    adapter: Any = run.parts.adapter
+    packed = pack_model(adapter, model, plan) if plan != plan.unmasked else {}
+    card = _card(run, plan, model, figures, command, outcome, packed)
+    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan, packed)
+    trip = prove(model, to, _probe(run), int(plan_cost(plan.unmasked, _analytic(run))["params_total"]))
+    if packed:
+        prove_packed(adapter, model, plan, to)
     if outcome is not None:
         finish(outcome, to)
     return trip
@@ -98,9 +105,18 @@ def _built(
 
 
 def _card(
-    run: Run, plan: Plan, model: Any, figures: Mapping[str, float], command: str, outcome: Recovered | None
+    run: Run,
+    plan: Plan,
+    model: Any,
+    figures: Mapping[str, float],
+    command: str,
+    outcome: Recovered | None,
+    packed: Mapping[str, Packed],
 ) -> str:
-    from autoprune.export.card import model_card
+    from autoprune.export.card import masks_section, model_card
+
+    whole = sum(p.rows * p.columns * p.tensors["values"].element_size() for p in packed.values())
+    stored = sum(p.bytes for p in packed.values())
 
     return model_card(
         source=str(run.cfg.model),
@@ -110,6 +126,7 @@ def _card(
         family=run.parts.adapter.shape.model_type,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
         recovered="" if outcome is None else section(outcome),
+        masked=masks_section(len(packed), whole, stored) if packed else "",
     )
 
 

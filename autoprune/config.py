@@ -23,6 +23,7 @@ class Calibration:
     seed: int = 0  # which windows of the split
     ladder: str = "refit"
     criterion: str = "obs"
+    expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
     reference: str = "dense"  # or uniform@r, or a file that holds a plan
 

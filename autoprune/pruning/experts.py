@@ -14,7 +14,7 @@ from autoprune.pruning.calibration import Stream
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
 from autoprune.pruning.ladders import LadderFile
-from autoprune.pruning.recipe import LadderRecipe
+from autoprune.pruning.recipe import EXPERT_CRITERION, LadderRecipe
 from autoprune.space import Kind, Plan, SublayerPlan
 
 
@@ -35,7 +35,8 @@ class ExpertSite:
         self.dense, self._width = adapter.weights(block, "ffn"), adapter.shape.ffn
         self._narrows = recipe.partial(block, "ffn", "width", self._width)
         statistics = stream.experts(block, neurons=self._narrows)
-        self.order = EXPERT_CRITERIA[recipe.expert_criterion](statistics, (recipe.seed, block))
+        rank = EXPERT_CRITERIA[recipe.expert_criterion or EXPERT_CRITERION]
+        self.order = rank(statistics, (recipe.seed, block))
         self._second = None if statistics.second is None else _damped(statistics.second, recipe.damping)
 
     @cached_property

@@ -13,7 +13,8 @@ from autoprune.data import Corpus
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
-from autoprune.pruning.recipe import LADDERS, LadderRecipe
+from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
+from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts, Shape
 from autoprune.space import Plan
 from autoprune.sublayers import join, joint_options
@@ -37,6 +38,7 @@ def recipe_of(
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
+    experts = _expert_criterion(settings.expert_criterion, shape)
     reference = _reference(str(settings.reference), shape, space_parts, int(cfg.window))
     if reference is not None and settings.ladder != "refit":
         raise SettingError(
@@ -51,7 +53,21 @@ def recipe_of(
         damping=float(settings.damping),
         options=joint_options(space_parts, shape),
         reference=reference,
+        expert_criterion=experts,
+        seed=int(settings.seed),
     )
+
+
+def _expert_criterion(name: str | None, shape: Shape) -> str | None:
+    """None for a model without experts; raises SettingError naming what there is."""
+    if name is not None and name not in EXPERT_CRITERIA:
+        raise SettingError(f"calibration.expert_criterion={name} is unknown" + nearest(name, EXPERT_CRITERIA))
+    if name is not None and not shape.experts:
+        raise SettingError(
+            f"calibration.expert_criterion={name} needs a model with experts; "
+            f"the family {shape.model_type!r} has none"
+        )
+    return (name or EXPERT_CRITERION) if shape.experts else None
 
 
 def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:

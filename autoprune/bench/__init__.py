@@ -20,6 +20,7 @@ BENCHMARKS = (
     "stage",
     "ablation",
     "proxies",
+    "experts",
 )  # modules of this package with a `main(args)`
 
 

@@ -37,7 +37,9 @@ class ExpertSite:
         statistics = stream.experts(block, neurons=self._narrows)
         rank = EXPERT_CRITERIA[recipe.expert_criterion or EXPERT_CRITERION]
         self.order = rank(statistics, (recipe.seed, block))
-        self._second = None if statistics.second is None else _damped(statistics.second, recipe.damping)
+        self._second = None
+        if statistics.second is not None:
+            self._second = _damped(statistics.second, statistics.count, recipe.damping)
 
     @cached_property
     def neurons(self) -> Tensor:
@@ -100,8 +102,11 @@ class ExpertSite:
         return torch.linalg.cholesky(second), second @ self.taken["down"].double().mT
 
 
-def _damped(second: Tensor, damping: float) -> Tensor:
-    """Each expert's moments plus damping x their mean diagonal; of an expert without tokens the identity."""
-    mean = second.diagonal(dim1=1, dim2=2).mean(-1)
-    added = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
-    return second + added[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
+def _damped(second: Tensor, count: Tensor, damping: float) -> Tensor:
+    """Each expert's moments with a share of their mean diagonal added; of an expert without tokens the identity.
+
+    The share is `damping`, and one more per token and neuron: rare experts see too few tokens to be solved from.
+    """
+    mean, width = second.diagonal(dim1=1, dim2=2).mean(-1), second.shape[-1]
+    added = torch.where(mean > 0, (damping + width / count) * mean, torch.ones_like(mean))
+    return second + added[:, None, None] * torch.eye(width, dtype=second.dtype)

@@ -24,6 +24,7 @@ class Calibration:
     ladder: str = "refit"
     criterion: str = "obs"
     mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
+    expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
     reference: str = "dense"  # or uniform@r, or a file that holds a plan
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from autoprune.patterns import masks_of, stored_bytes
 from autoprune.space import Plan, SublayerPlan
 
+EXPERT_MULTIPLE = 8  # of an expert's width: grouped products want rows of whole 16 bytes, in bfloat16 too
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -133,7 +135,9 @@ class AnalyticCosts:
         s = self.shape
         if not s.experts or plan.kind == "attention":
             return {}
-        values = int(plan.get("experts", s.experts)) * (3 if s.gated else 2) * s.hidden * int(plan.get("width"))
+        values = (
+            int(plan.get("experts", s.experts)) * (3 if s.gated else 2) * s.hidden * int(plan.get("width"))
+        )
         return {"expert_bytes": float(values * s.bytes_per_value)}
 
     @cached_property

@@ -113,7 +113,8 @@ class SublayerSpace:
     def decode(self, candidate: Candidate) -> Plan:
         """The plan of a candidate; raises SpaceError when values do not fit the genes.
 
-        Nothing else matters of a sublayer that is gone: all its settings are zero.
+        Nothing else matters of a sublayer that is gone: all its settings are zero. No token uses more experts than
+        are kept.
         """
         indices = candidate.indices()
         if len(indices) != len(self.genes):
@@ -136,6 +137,11 @@ class SublayerSpace:
             found = SublayerPlan.of(self.full.sublayers[position].kind, **settings)
             if found.gone:
                 found = SublayerPlan.of(found.kind, **dict.fromkeys(settings, 0))
+            elif (
+                "experts" in settings and "experts_per_token" in settings
+            ):  # no token uses more than there are
+                used = min(int(settings["experts"]), int(settings["experts_per_token"]))
+                found = SublayerPlan.of(found.kind, **{**settings, "experts_per_token": used})
             self._decoded[position, choice] = found
         return found
 

@@ -69,12 +69,11 @@ class Case:
 
     def kept(self, block: int, plan: SublayerPlan) -> Mapping[str, Tensor]:
         """The last units, out of order; all of them in order, to compare exactly."""
-        units, weights = self.adapter.units(plan.kind), self.adapter.weights(block, plan.kind)
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        order = (
-            torch.arange(units.count) if count == units.count else torch.arange(units.count).flip(0)[:count]
-        )
-        return units.take(weights, order)  # type: ignore[no-any-return]
+        weights = self.adapter.weights(block, plan.kind)
+        for setting, units in self.adapter.all_units(plan.kind).items():
+            count, order = int(plan.get(setting, units.count)), torch.arange(units.count)
+            weights = units.take(weights, order if count == units.count else order.flip(0)[:count])
+        return weights  # type: ignore[no-any-return]
 
     def install(self, plan: Plan) -> Any:
         """The physically smaller model; not to be changed."""
@@ -101,7 +100,7 @@ class Case:
                     sublayer = None if plan is None else plan.at(block, kind)
                     if sublayer is None or not sublayer.gone:
                         weights = self.kept(block, sublayer) if sublayer else adapter.weights(block, kind)
-                        state = adapter.run_sublayer(block, kind, state, weights)
+                        state = adapter.run_sublayer(block, kind, state, weights, sublayer)
             return adapter.head(state)  # type: ignore[no-any-return]
 
     def zeroed(self, plan: Plan) -> Any:

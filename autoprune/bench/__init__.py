@@ -21,6 +21,7 @@ BENCHMARKS = (
     "ablation",
     "proxies",
     "kernels",
+    "experts",
 )  # modules of this package with a `main(args)`
 
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from autoprune.errors import ExportError
 from autoprune.export.packed import masks
 from autoprune.models.decoder import Decoder
+from autoprune.shape import EXPERT_MULTIPLE
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 
 Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
@@ -154,8 +155,13 @@ def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
 
 
 def _routing(adapter: Decoder, block: int, sublayer: SublayerPlan) -> tuple[int, int]:
-    """Experts, and experts per token; ExportError when they are not of this model."""
+    """Experts, and experts per token; ExportError when they are not of this model, or of a width that would not run."""
     shape = adapter.shape
+    width = int(sublayer.get("width"))
+    if shape.experts and width % EXPERT_MULTIPLE and width != shape.ffn:
+        raise ExportError(
+            f"block {block} of the plan has experts of width {width}; only multiples of {EXPERT_MULTIPLE} run"
+        )
     experts = int(sublayer.get("experts", shape.experts))
     used = int(sublayer.get("experts_per_token", shape.experts_per_token))
     if experts and not (0 < used <= experts <= shape.experts):

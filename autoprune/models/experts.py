@@ -133,7 +133,9 @@ class ExpertDecoder(Decoder):
         return self._linear(inner, down) * self._linear(x, weights["shared_router"]).sigmoid()
 
     def _sizes(self, config: Any, blocks: int) -> Shape:
-        experts, used = (getattr(config, str(n)) for n in (self.layout.experts, self.layout.experts_per_token))
+        experts, used = (
+            getattr(config, str(n)) for n in (self.layout.experts, self.layout.experts_per_token)
+        )
         shared = int(getattr(config, "shared_expert_intermediate_size", 0))
         return replace(
             super()._sizes(config, blocks), experts=experts, experts_per_token=used, shared_ffn=shared

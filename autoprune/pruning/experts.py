@@ -14,7 +14,7 @@ from autoprune.pruning.calibration import Stream
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
 from autoprune.pruning.ladders import LadderFile
-from autoprune.pruning.recipe import LadderRecipe
+from autoprune.pruning.recipe import EXPERT_CRITERION, LadderRecipe
 from autoprune.space import Kind, Plan, SublayerPlan
 
 
@@ -35,8 +35,11 @@ class ExpertSite:
         self.dense, self._width = adapter.weights(block, "ffn"), adapter.shape.ffn
         self._narrows = recipe.partial(block, "ffn", "width", self._width)
         statistics = stream.experts(block, neurons=self._narrows)
-        self.order = EXPERT_CRITERIA[recipe.expert_criterion](statistics, (recipe.seed, block))
-        self._second = None if statistics.second is None else _damped(statistics.second, recipe.damping)
+        rank = EXPERT_CRITERIA[recipe.expert_criterion or EXPERT_CRITERION]
+        self.order = rank(statistics, (recipe.seed, block))
+        self._second = None
+        if statistics.second is not None:
+            self._second = _damped(statistics.second, statistics.count, recipe.damping)
 
     @cached_property
     def neurons(self) -> Tensor:
@@ -99,8 +102,11 @@ class ExpertSite:
         return torch.linalg.cholesky(second), second @ self.taken["down"].double().mT
 
 
-def _damped(second: Tensor, damping: float) -> Tensor:
-    """Each expert's moments plus damping x their mean diagonal; of an expert without tokens the identity."""
-    mean = second.diagonal(dim1=1, dim2=2).mean(-1)
-    added = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
-    return second + added[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
+def _damped(second: Tensor, count: Tensor, damping: float) -> Tensor:
+    """Each expert's moments with a share of their mean diagonal added; of an expert without tokens the identity.
+
+    The share is `damping`, and one more per token and neuron: rare experts see too few tokens to be solved from.
+    """
+    mean, width = second.diagonal(dim1=1, dim2=2).mean(-1), second.shape[-1]
+    added = torch.where(mean > 0, (damping + width / count) * mean, torch.ones_like(mean))
+    return second + added[:, None, None] * torch.eye(width, dtype=second.dtype)

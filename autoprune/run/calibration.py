@@ -13,8 +13,9 @@ from autoprune.data import Corpus
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
 from autoprune.pruning.masks.methods import METHODS
-from autoprune.pruning.recipe import LADDERS, LadderRecipe
+from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts, Shape
 from autoprune.space import Plan, is_mask
 from autoprune.sublayers import join, joint_options
@@ -39,6 +40,7 @@ def recipe_of(
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
+    experts = _expert_criterion(settings.expert_criterion, shape)
     name = "calibration.reference"
     reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name)
     if reference is not None and settings.ladder != "refit":
@@ -54,12 +56,26 @@ def recipe_of(
         damping=float(settings.damping),
         options={n: o for n, o in joint_options(space_parts, shape).items() if not is_mask(n)},
         reference=None if reference is None else reference.unmasked,
+        expert_criterion=experts,
+        seed=int(settings.seed),
     )
 
 
 def mask_settings(cfg: DictConfig) -> tuple[str, int]:
     """How matrices are masked, and how many bytes of masked ones are held."""
     return str(cfg.calibration.mask), int(cfg.memory_mb) << 20
+
+
+def _expert_criterion(name: str | None, shape: Shape) -> str | None:
+    """None for a model without experts; raises SettingError naming what there is."""
+    if name is not None and name not in EXPERT_CRITERIA:
+        raise SettingError(f"calibration.expert_criterion={name} is unknown" + nearest(name, EXPERT_CRITERIA))
+    if name is not None and not shape.experts:
+        raise SettingError(
+            f"calibration.expert_criterion={name} needs a model with experts; "
+            f"the family {shape.model_type!r} has none"
+        )
+    return (name or EXPERT_CRITERION) if shape.experts else None
 
 
 def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:

@@ -296,4 +296,3 @@ Corpus: {figures["corpus"]}. Perplexities are comparable only on the same corpus
 
 Command: `autoprune zoo train {name}`
 """
-

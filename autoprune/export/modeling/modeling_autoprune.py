@@ -44,7 +44,9 @@ class MixedConfig:
             types[0] = "full_attention"  # keeps the count of tokens, see MixedModel._count
         self.layer_types = types
         if hasattr(self, "output_router_logits"):
-            self.output_router_logits = False  # the balancing loss is one of equally many experts in all blocks
+            self.output_router_logits = (
+                False  # the balancing loss is one of equally many experts in all blocks
+            )
         self.validate()
 
     def skips(self: Any, block: int, sublayer: str) -> bool:

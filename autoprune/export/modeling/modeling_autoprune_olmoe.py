@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call, misc"
-"""An OLMoE whose blocks may differ: `num_attention_heads` sets the size of a head, `kept_heads` how many are left."""
+"""An OLMoE whose blocks differ in size: a head has the size it had, `kept_heads` says how many are left."""
 
 from __future__ import annotations
 

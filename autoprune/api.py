@@ -86,11 +86,19 @@ def resume(folder: str | Path, fork: str | Path | None = None, trust: bool = Fal
     return front
 
 
-def load(folder: str | Path) -> Any:
-    """A checkpoint written by `export`, ready to run; no remote code is needed."""
-    from autoprune.export.checkpoint import load_checkpoint
+def load(folder: str | Path, kernels: bool = True) -> Any:
+    """A checkpoint written by `export`, ready to run; no remote code is needed.
 
-    return load_checkpoint(Path(folder))
+    Masked matrices run packed, where a kernel for them is faster here than torch's dense product:
+    `model.autoprune_kernels` says how many do. Such a model runs and cannot be saved: that takes `kernels=False`.
+    """
+    from autoprune.export.checkpoint import load_checkpoint
+    from autoprune.export.running import run_loaded
+
+    model = load_checkpoint(Path(folder))
+    if kernels:
+        run_loaded(model, Path(folder))
+    return model
 
 
 def report(folders: str | Path | Sequence[str | Path], trust: bool = False) -> None:

@@ -21,6 +21,7 @@ BENCHMARKS = (
     "ablation",
     "proxies",
     "kernels",
+    "decode",
     "experts",
 )  # modules of this package with a `main(args)`
 

@@ -134,9 +134,14 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
     return loaded
 
 
+def family_of(model_type: str) -> str:
+    """The family that a model type, perhaps that of a mixed class, belongs to."""
+    return model_type.removeprefix(PREFIX)
+
+
 def _register_family(folder: Path) -> None:
     """Where the checkpoint is a mixed one of a built-in family."""
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    family = str(model_type).removeprefix(PREFIX)
+    model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    family = family_of(model_type)
     if family != model_type and family in FAMILIES:
         register(family_class(family).layout.mixed)

@@ -31,6 +31,7 @@ OPTIONS = {
     "[--plan PLAN] [--seeds N] [--search-tokens N] {oracle,scratch} MODEL [key=value ...]",
     "list": "[GROUP] [DIR]",
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
+    "kernels": "[build|show]",
 }
 SETTINGS = (
     "model data out objectives constraints targets tokens evaluations seconds seed window sequences threads space "

@@ -1,8 +1,9 @@
 """`autoprune bench decode`: one token of a Llama whose matrices are block-sparse, against transformers' own bf16 model.
 
 Random weights: this is about time, not quality; `autoprune bench kernels` has the single matrices. The dense model runs
-on torch's linear maps and, beside it, on our dense kernel; the sparse one has 8x2 blocks in every matrix of its blocks. All in
-one interleaved loop, one token after `--context` others in the KV cache, ratios of rounds (median, 95 % interval).
+on torch's linear maps and, beside it, on our dense kernel; the sparse ones have 8x2 blocks in every matrix of their
+blocks. All in one interleaved loop, one token after `--context` others in the KV cache, ratios of rounds (median, 95 %
+interval).
 """
 
 from __future__ import annotations
@@ -76,23 +77,25 @@ def _model(options: argparse.Namespace) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model: Any = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16).eval()
 
 
 def _own(dense: Any) -> Callable[[nn.Linear], nn.Module]:
-    return lambda linear: dense(linear.weight)  # type: ignore[no-any-return]
+    return lambda linear: dense(linear.weight)
 
 
 def _sparse(gone: int) -> Callable[[nn.Linear], nn.Module]:
     from autoprune.kernels.linear import SparseLinear
     from autoprune.kernels.packing import blocks_of
 
-    def made(linear: nn.Linear) -> nn.Module:
+    def change(linear: nn.Linear) -> nn.Module:
         rows, columns = linear.weight.shape
         mask = matrix(rows, columns, "blocks", gone) != 0
-        return SparseLinear("blocks", blocks_of(linear.weight * mask), rows, columns)
+        made: nn.Module = SparseLinear("blocks", blocks_of(linear.weight * mask), rows, columns)
+        return made
 
-    return made
+    return change
 
 
 def _mapped(model: Any, change: Callable[[nn.Linear], nn.Module]) -> Any:
@@ -114,7 +117,7 @@ def _token(model: Any, context: int) -> Callable[[], Any]:
 
     def call() -> None:
         model(ids[:, -1:], past_key_values=cache, use_cache=True)
-        cache.crop(context)
+        cache.crop(-1)
 
     return call
 

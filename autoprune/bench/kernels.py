@@ -1,7 +1,7 @@
 """`autoprune bench kernels`: matrices in the forms that kernels run, against the library's dense products.
 
 Random matrices, one interleaved loop a size, ratios of rounds (median). One token: weights come from memory, not from
-the cache (copies in turn, 128 MB of each), GB/s are the bytes of values and index, `of stream` is their share of what
+the cache (128 MB of copies in turn, at most 64), GB/s are the bytes of values and index, `of stream` is their share of what
 reading alone reaches. Many tokens: packing of the activations included. `F.linear` is torch's bf16 product (oneDNN);
 `best dense` is the faster of it and our own dense kernel. Correctness is tested elsewhere, here once more by float64.
 """
@@ -29,6 +29,7 @@ SIZES = ("2048x2048", "4096x11008")
 GONE = (50, 70, 90)  # per cent
 TOKENS = (16, 64, 128, 512)
 COLD = 128 << 20  # bytes of copies in turn
+MOST = 64  # copies
 AGREE = 3e-2
 
 Layers = Mapping[str, nn.Module]
@@ -155,7 +156,7 @@ def _dense(weight: Tensor) -> dict[str, nn.Module]:
 
 def _cold(layer: nn.Module, x: Tensor) -> Call:
     """Calls of copies of a layer in turn, so many that their weights are not in the cache."""
-    copies = [layer, *(copy.deepcopy(layer) for _ in range(COLD // max(1, _bytes(layer))))]
+    copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
     turn = itertools.cycle(copies)
     return lambda: next(turn)(x)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +28,7 @@ from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
 from autoprune.supernet import Supernet
 from evaluators.gradients import gradients
 from tests.families import Family
+from tests.zeroing import zeroed
 
 TOKENS = 14  # more than the window of those variants that have one
 
@@ -105,44 +105,7 @@ class Case:
 
     def zeroed(self, plan: Plan) -> Any:
         """The dense model with the output of lost units set to zero; of lost sublayers all of it."""
-        twin = copy.deepcopy(self.model)
-        for block, layer in enumerate(twin.get_submodule(self.family.blocks)):
-            for kind in KINDS:
-                count = self.adapter.units(kind).count
-                kept = int(plan.at(block, kind).get(self.adapter.unit_setting(kind)))
-                with torch.no_grad():
-                    for path in self.family.out[kind].split(","):
-                        _zero(attrgetter(path)(layer), count, kept)
-                if kind == "attention" and self.family.whole_norms:
-                    _see_kept(layer.self_attn, count, kept)
-        return twin
-
-
-def _zero(out: Any, count: int, kept: int) -> None:
-    """The first units of an output projection, or of each in a stack; all of one that is not made of these units."""
-    if isinstance(out, Tensor):  # a stack of experts
-        out[..., : out.shape[-1] // count * (count - kept)] = 0
-        return
-    columns = out.weight if type(out).__name__ == "Conv1D" else out.weight.T
-    if len(columns) % count:
-        columns *= bool(kept)
-        return
-    columns[: len(columns) // count * (count - kept)] = 0
-    if not kept and out.bias is not None:
-        out.bias.zero_()
-
-
-def _see_kept(attention: Any, count: int, kept: int) -> None:
-    """Norms over all heads at once see those that are kept only."""
-    for name in ("q_norm", "k_norm"):
-        norm = getattr(attention, name)
-
-        def over_kept(x: Tensor, norm: Any = norm) -> Tensor:
-            lost = x.shape[-1] // count * (count - kept)
-            mean = x[..., lost:].square().mean(-1, keepdim=True) if kept else torch.ones(())
-            return norm.weight * x * torch.rsqrt(mean + norm.variance_epsilon)  # type: ignore[no-any-return]
-
-        norm.forward = over_kept
+        return zeroed(self.family, self.model, self.adapter, plan)
 
 
 def logits(model: Any, ids: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from autoprune.space import KINDS, Plan
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
+_TITLES |= {"experts": "experts", "experts_per_token": "experts per token"}
 _MIXED = """\
 Blocks differ in size, so the modelling file `modeling_autoprune_FAMILY.py` travels with the weights; it needs
 transformers >= 5.15 and your consent to run it:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoprune.models.base import Adapter, State, Weights
-from autoprune.pruning.expert_statistics import ExpertStatistics, gather
 from autoprune.pruning.ladders import OUTPUT
 from autoprune.pruning.moments import Moments
 from autoprune.space import Kind, SublayerPlan
@@ -51,9 +50,10 @@ class Stream:
         bias = weights.get(f"{OUTPUT[kind]}_bias")
         return wanted if bias is None else wanted - bias
 
-    def experts(self, block: int, neurons: bool) -> ExpertStatistics:
-        """What the experts of a block do with the reference's inputs; `neurons`: their second moments, too."""
-        return gather(self._adapter, block, self._reference, neurons)
+    @property
+    def reference(self) -> list[State]:
+        """What enters the next sublayer of the reference, in chunks."""
+        return self._reference
 
     def advance(
         self,

@@ -13,6 +13,7 @@ from autoprune.models.experts import ExpertDecoder
 from autoprune.pruning.calibration import Stream
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
+from autoprune.pruning.expert_statistics import gather
 from autoprune.pruning.ladders import LadderFile
 from autoprune.pruning.recipe import EXPERT_CRITERION, LadderRecipe
 from autoprune.space import Kind, Plan, SublayerPlan
@@ -34,7 +35,7 @@ class ExpertSite:
         self._adapter, self._block, self._recipe = adapter, block, recipe
         self.dense, self._width = adapter.weights(block, "ffn"), adapter.shape.ffn
         self._narrows = recipe.partial(block, "ffn", "width", self._width)
-        statistics = stream.experts(block, neurons=self._narrows)
+        statistics = gather(adapter, block, stream.reference, self._narrows)
         rank = EXPERT_CRITERIA[recipe.expert_criterion or EXPERT_CRITERION]
         self.order = rank(statistics, (recipe.seed, block))
         self._second = None

@@ -19,7 +19,7 @@ from autoprune.models import adapter_for
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.calibration import Stream
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
-from autoprune.pruning.expert_statistics import ExpertStatistics
+from autoprune.pruning.expert_statistics import ExpertStatistics, gather
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.pruning.refit import refit_plan
@@ -53,7 +53,7 @@ def statistics(model: Any, windows: Windows, chunk: int = 4) -> ExpertStatistics
     with torch.inference_mode():
         stream, dense = Stream(adapter, windows, chunk), adapter.weights(0, "attention")
         stream.advance(0, "attention", dense, dense)
-        return stream.experts(0, neurons=True)
+        return gather(adapter, 0, stream.reference, neurons=True)
 
 
 def by_hand(model: Any, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:

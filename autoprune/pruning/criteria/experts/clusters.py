@@ -31,7 +31,8 @@ def cluster_order(statistics: ExpertStatistics, draw: tuple[int, int]) -> Tensor
 
 def _distances(rows: Tensor) -> Tensor:
     """|r_i - r_j| / |R|."""
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") / rows.norm()
+    found: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") / rows.norm()
+    return found
 
 
 def _nearest(distance: Tensor, clusters: dict[int, list[int]]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "proxies",
     "kernels",
     "experts",
+    "joint",
 )  # modules of this package with a `main(args)`
 
 

@@ -23,6 +23,7 @@ BENCHMARKS = (
     "kernels",
     "decode",
     "experts",
+    "joint",
 )  # modules of this package with a `main(args)`
 
 

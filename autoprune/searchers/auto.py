@@ -28,7 +28,7 @@ OVERSTATED = 0.5  # a single-gene effect of the table is twice what the same ste
 PRIOR = (
     0.4  # sd of a step's effect beyond what the table explains, in standard deviations of a gap on one window
 )
-SEEDS = 3  # suggested plans that a budget's additive optimum meets
+SEEDS = 9  # suggested plans that a budget's additive optimum meets: three ways to be uniform, of one to three groups
 KEPT = 8  # finalists a budget
 TRIES = 3  # draws for every contender wanted
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoprune.kv_policy import held_values
 from autoprune.space import Plan, SublayerPlan
 
 
@@ -45,7 +46,8 @@ class AnalyticCosts:
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
-    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors.
+    products, head included; `kv_bytes` is the cache at a context of `tokens`,
+    cut to what its policy keeps; `bytes` is the checkpoint's tensors.
     """
 
     shape: Shape
@@ -92,7 +94,7 @@ class AnalyticCosts:
             t if window is None else min(t, window - 1)
         )  # the newest token's own are not kept for the next
         norms = s.norm_params + s.head_norm_params
-        return weights + biases + norms, 2 * t * weights + scores, 2 * keys * cached
+        return weights + biases + norms, 2 * t * weights + scores, held_values(plan, s.head_dim, cached)
 
     def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
         s = self.shape
@@ -117,8 +119,8 @@ def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
             continue
         total += costs.sublayer(at // 2, sublayer)["flops"]
         if sublayer.kind == "attention":
-            queries = int(sublayer.get("kv_groups")) * shape.heads_per_group * shape.head_dim
             window = shape.windows[at // 2] if shape.windows else None
-            seen = context + 1 if window is None else min(context + 1, window)
-            total += 2.0 * 2 * (seen - 1) * queries  # `costs` has the token's own
+            cached = context if window is None else min(context, window - 1)
+            held = held_values(sublayer, shape.head_dim, cached)
+            total += 2.0 * shape.heads_per_group * held  # `costs` has the token's own
     return total

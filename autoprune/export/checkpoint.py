@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
-from autoprune.export.modeling import modeling_autoprune
+from autoprune.export.modeling import modeling_autoprune, modeling_autoprune_cache
 from autoprune.models import FAMILIES, family_class
 from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
@@ -105,7 +105,8 @@ def _make_self_contained(folder: Path) -> None:
                 f"from {modeling_autoprune.__name__} import", f"from .{shared.stem} import"
             )
             file.write_text(source, encoding="utf-8")
-            shutil.copyfile(shared, folder / shared.name)
+            for needed in (shared, Path(str(modeling_autoprune_cache.__file__))):
+                shutil.copyfile(needed, folder / needed.name)
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:

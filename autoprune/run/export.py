@@ -147,5 +147,6 @@ def _analytic(run: Run) -> Any:
 
 
 def _probe(run: Run) -> torch.Tensor:
-    rows = run.parts.corpus.windows(Split.SELECTION)[:2, :TOKENS]
+    cut = getattr(run.parts.adapter, "prompt_len", None) is not None  # then the cache has to overflow
+    rows = run.parts.corpus.windows(Split.SELECTION)[:2, : None if cut else TOKENS]
     return torch.from_numpy(rows.astype(np.int64))

@@ -20,6 +20,7 @@ from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import recipe_of
+from autoprune.run.prompts import check_evaluators, for_run, prompt_len
 from autoprune.run.stream import check_stream, dense_logits
 from autoprune.shape import AnalyticCosts, full_plan
 from autoprune.space import CostModel, Plan, Space
@@ -128,7 +129,11 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
-    space_parts = tuple(instantiate(cfg.space[name]) for name in cfg.space)
+    space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
+    prompt = prompt_len(cfg, adapter, space_parts)
+    if prompt is not None:
+        adapter.prompt_len = prompt
+    check_evaluators(cfg, space_parts, adapter.shape)
     recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
@@ -159,6 +164,7 @@ def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter
         int(cfg.sequences),
         int(cfg.window),
         int(getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 20),
+        getattr(adapter, "prompt_len", None),
     )
 
 

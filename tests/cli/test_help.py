@@ -33,9 +33,9 @@ OPTIONS = {
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
 }
 SETTINGS = (
-    "model data out objectives constraints targets tokens evaluations seconds seed window sequences threads space "
-    "search evaluator executor recovery calibration selection_windows test_windows finalists front_points uniform "
-    "latency export memory_mb trust_remote_code adapter quiet"
+    "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len sequences threads "
+    "space search evaluator executor recovery calibration selection_windows test_windows finalists "
+    "front_points uniform latency export memory_mb trust_remote_code adapter quiet"
 )
 
 

@@ -14,9 +14,11 @@ import torch
 
 from autoprune.errors import SettingError
 from autoprune.objective import Split
+from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
+from autoprune.run.prompts import REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
 from autoprune.run.supernets import parts_with
@@ -52,6 +54,8 @@ def export_plan(
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
     command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
+    if refit and isinstance(run.parts.ladders, StreamingLadders):
+        raise SettingError(REFIT.format(setting="--refit"))
     again = refit_chosen(run, plan) if refit else None
     if again is not None:
         run.progress.say(again.told())

@@ -20,7 +20,7 @@ from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import recipe_of
-from autoprune.run.prompts import check_evaluators, for_run, prompt_len
+from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.stream import check_stream, dense_logits
 from autoprune.shape import AnalyticCosts, full_plan
 from autoprune.space import CostModel, Plan, Space
@@ -61,9 +61,10 @@ class Parts:
     @property
     def digests(self) -> dict[str, str]:
         """What every evaluation depends on."""
+        prompt = getattr(self.adapter, "prompt_len", None)
         return {
             "model": self.loaded.digest,
-            "corpus": self.corpus.digest,
+            "corpus": self.corpus.digest + ("" if prompt is None else f"-{prompt}"),
             "ladders": self.ladder_folder.name,
         }
 
@@ -105,7 +106,9 @@ class Parts:
         )
         with progress.stage("building ladders") as step:
             folder = ladder_folder(self.adapter, self.loaded.digest, recipe, self.cache, step)
-        ladders = StoredLadders(self.adapter, folder)
+        ladders = open_ladders(
+            self.adapter, self.loaded, folder, recipe, self.space_parts, self.cache, progress
+        )
         supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
@@ -133,11 +136,11 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     prompt = prompt_len(cfg, adapter, space_parts)
     if prompt is not None:
         adapter.prompt_len = prompt
-    check_evaluators(cfg, space_parts, adapter.shape)
+    check_settings(cfg, space_parts, adapter.shape)
     recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
-    ladders = StoredLadders(adapter, folder)
+    ladders = open_ladders(adapter, loaded, folder, recipe, space_parts, cache, progress)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg)
     return Parts(

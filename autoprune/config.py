@@ -69,6 +69,9 @@ class Config:
     seconds: float | None = None
     seed: int = 0
     window: int = 256  # tokens in a window
+    prompt_len: int | None = (
+        None  # of them a prompt, read at once and not scored; null: none, or half with a KV cache
+    )
     sequences: int = (
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )
@@ -97,6 +100,7 @@ LOWEST = {
     "evaluations": 1,
     "seed": 0,
     "window": 2,
+    "prompt_len": 1,
     "sequences": 1,
     "threads": 1,
     "calibration.tokens": 1,

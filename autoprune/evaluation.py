@@ -45,6 +45,7 @@ class Batch:
     split: Split
     windows: tuple[int, int]
     ids: Tensor  # [B, T]
+    score_mask: Tensor | None = None  # bool [B, T] positions whose logits are scored; None: all of them
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Context:
     sequences: int = 8  # rows in a micro-batch
     window: int = 256
     longest: int = 1 << 20  # tokens that the model can read
+    prompt_len: int | None = (
+        None  # tokens of a window that are a prompt: what follows is scored; None: all is
+    )
 
 
 class LogitEvaluator(Protocol):
@@ -131,6 +135,7 @@ class Evaluation:
         )
         self.proxies = tuple(e for e in evaluators if isinstance(e, StreamEvaluator))
         self.sequences = sequences
+        self._prompt_len = context.prompt_len
         for evaluator in evaluators:
             evaluator.bind(context)
 
@@ -166,9 +171,9 @@ class Evaluation:
         for start in range(0, len(rows), self.sequences):
             chunk = rows[start : start + self.sequences]
             first = fidelity.windows[0] + start
-            batch = Batch(
-                fidelity.split, (first, first + len(chunk)), torch.from_numpy(chunk.astype(np.int64))
-            )
+            ids = torch.from_numpy(chunk.astype(np.int64))
+            mask = continuation(ids, self._prompt_len)
+            batch = Batch(fidelity.split, (first, first + len(chunk)), ids, mask)
             alive = [i for i in range(len(plans)) if i not in failures]
             if self.evaluators:
                 self._pass(plans, alive, batch, values, failures)
@@ -225,6 +230,21 @@ class Evaluation:
                 "give more text or ask for fewer windows"
             )
         return windows[start:stop]
+
+
+def continuation(ids: Tensor, prompt_len: int | None) -> Tensor | None:
+    """The score mask [B, T] of sequences of which the first `prompt_len` tokens are a prompt; None without one."""
+    if prompt_len is None:
+        return None
+    return (torch.arange(ids.shape[1], device=ids.device) >= prompt_len).expand(ids.shape)
+
+
+def mean_scored(values: Tensor, batch: Batch) -> Tensor:
+    """Mean of every row over its scored positions, fp64 [B]; values [B, T], or [B, T - 1] of predicted tokens."""
+    if batch.score_mask is None:
+        return values.double().mean(-1)
+    mask = batch.score_mask[:, : values.shape[1]]
+    return torch.where(mask, values.double(), 0.0).sum(-1) / mask.sum(-1)
 
 
 def summarise(columns: Mapping[str, list[Array]]) -> Scores:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoprune.kv_policy import held_values
 from autoprune.patterns import masks_of, stored_bytes
 from autoprune.space import Plan, SublayerPlan
 
@@ -52,10 +53,10 @@ class AnalyticCosts:
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
-    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors. Of a
-    mixture of experts `flops` counts the experts that a token uses, and `expert_bytes` is what all of them take in
-    the checkpoint, without router and shared expert. Of a masked matrix only kept weights count; in `bytes` it is
-    packed, its index included, where that is smaller.
+    products, head included; `kv_bytes` is the cache at a context of `tokens`, cut to what its policy keeps; `bytes` is
+    the checkpoint's tensors. Of a mixture of experts `flops` counts the experts that a token uses, and `expert_bytes`
+    is what all of them take in the checkpoint, without router and shared expert. Of a masked matrix only kept weights
+    count; in `bytes` it is packed, its index included, where that is smaller.
     """
 
     shape: Shape
@@ -114,7 +115,7 @@ class AnalyticCosts:
             t if window is None else min(t, window - 1)
         )  # the newest token's own are not kept for the next
         norms = s.norm_params + s.head_norm_params + groups * s.group_norm_params
-        return weights + biases + norms, 2 * t * weights + scores, 2 * keys * cached
+        return weights + biases + norms, 2 * t * weights + scores, held_values(plan, s.head_dim, cached)
 
     def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
         s = self.shape
@@ -176,8 +177,8 @@ def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
             continue
         total += costs.sublayer(at // 2, sublayer)["flops"]
         if sublayer.kind == "attention":
-            queries = int(sublayer.get("kv_groups")) * shape.heads_per_group * shape.head_dim
             window = shape.windows[at // 2] if shape.windows else None
-            seen = context + 1 if window is None else min(context + 1, window)
-            total += 2.0 * 2 * (seen - 1) * queries  # `costs` has the token's own
+            cached = context if window is None else min(context, window - 1)
+            held = held_values(sublayer, shape.head_dim, cached)
+            total += 2.0 * shape.heads_per_group * held  # `costs` has the token's own
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from autoprune.space import (
     Gene,
     OptionGene,
     Plan,
+    Scalar,
     SublayerPlan,
     digest,
 )
@@ -39,18 +40,31 @@ class SpacePart(Protocol):
         """The genes of a model; raises SettingError when the model has no such sites."""
 
 
+@runtime_checkable
+class Settled(Protocol):
+    """A part that gives the sublayers of its genes further settings, which nothing searches."""
+
+    def settled(self, shape: Shape) -> Mapping[str, Scalar]:
+        """Those settings by name."""
+
+
 def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace:
     """The space of all parts' genes, in depth order, those of one sublayer in the order of the parts.
 
     What a gene sets is, in the full plan, at its last option. Raises SettingError when two parts set the same.
     """
-    genes = sorted((g for part in parts for g in part.genes(shape)), key=_position)
+    owned = [(g, part) for part in parts for g in part.genes(shape)]
+    genes = sorted((g for g, _ in owned), key=_position)
     seen: set[str] = set()
     for gene in genes:
         if gene.name in seen:
             raise SettingError(f"space: two groups set {gene.name}; leave one out")
         seen.add(gene.name)
-    return SublayerSpace(tuple(genes), _completed(full_plan(shape), genes), tuple(costs))
+    settled: dict[int, dict[str, Scalar]] = {}
+    for gene, part in owned:
+        if isinstance(part, Settled):
+            settled.setdefault(_position(gene), {}).update(part.settled(shape))
+    return SublayerSpace(tuple(genes), _completed(full_plan(shape), genes, settled), tuple(costs))
 
 
 def joint_options(parts: Sequence[SpacePart], shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -64,9 +78,9 @@ def joint_options(parts: Sequence[SpacePart], shape: Shape) -> dict[str, tuple[i
     return found
 
 
-def _completed(plan: Plan, genes: Sequence[Gene]) -> Plan:
-    """The plan with the genes' settings, each at its last option."""
-    sublayers = [dict(s.settings) for s in plan.sublayers]
+def _completed(plan: Plan, genes: Sequence[Gene], settled: Mapping[int, Mapping[str, Scalar]]) -> Plan:
+    """The plan with the genes' settings, each at its last option, and what parts settle for a sublayer."""
+    sublayers = [{**dict(s.settings), **settled.get(i, {})} for i, s in enumerate(plan.sublayers)]
     for gene in genes:
         sublayers[_position(gene)][gene.setting] = _options(gene)[-1]
     return Plan(

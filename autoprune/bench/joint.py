@@ -63,7 +63,7 @@ def _found(options: argparse.Namespace, target: float, space: str) -> Found:
 
     folder = Path(options.work) / Path(options.model).name / f"{space}-{target:g}-{options.seed}"
     row = _searched(options, target, space, folder)
-    return Found(row, _tested(load_settings(folder), str(row["plan"])))
+    return Found(row, _tested(load_settings(folder, trust=False), str(row["plan"])))
 
 
 def _searched(options: argparse.Namespace, target: float, space: str, folder: Path) -> Mapping[str, Any]:

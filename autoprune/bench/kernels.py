@@ -2,7 +2,7 @@
 
 Random matrices, one interleaved loop a size, ratios of rounds (median). One token: weights come from memory, not from
 the cache (128 MB of copies in turn, at most 64), GB/s are the bytes of values and index, `of stream` is their share of
-what reading alone reaches. Many tokens: packing of the activations included. `F.linear` is torch's bf16 product (oneDNN);
+what reading alone reaches. Many tokens: packing of the activations included. `F.linear` is torch's bf16 product;
 `best dense` is the faster of it and our own dense kernel. Correctness is tested elsewhere, here once more by float64.
 """
 

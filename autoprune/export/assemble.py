@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from autoprune.errors import ExportError
 from autoprune.export.packed import masks
+from autoprune.kv_policy import KVPolicy, policy_of
 from autoprune.models.decoder import Decoder
 from autoprune.shape import EXPERT_MULTIPLE
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
@@ -46,7 +48,7 @@ def assemble(adapter: Decoder, plan: Plan, weights: Weights, dtype: torch.dtype)
 def plain_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig | None:
     """The stock config of a plan with equal blocks, nothing gone and sizes it accepts; None otherwise."""
     sizes, layout = _sizes(adapter, plan), adapter.layout
-    if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes):
+    if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes) or _cuts(plan):
         return None
     wanted = dict(sizes[0])
     if layout.fixed_heads and wanted.pop(layout.heads) != adapter.shape.heads:
@@ -66,8 +68,17 @@ def mixed_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig:
         blocks[i] = dict(own)
         if skip := [_SKIP[kind] for kind in KINDS if plan.at(i, kind).gone]:
             blocks[i]["skip"] = skip
+    for i, policy in _cuts(plan).items():
+        blocks[i]["kv_cache"] = {"policy": policy.name, **asdict(policy)}
     family = adapter.layout.mixed.config_class
     return family(**(_carried(adapter) | common | {"per_layer_config": blocks}))  # type: ignore[no-any-return]
+
+
+def _cuts(plan: Plan) -> dict[int, KVPolicy]:
+    """The policies of those KV caches that do not keep everything, by block."""
+    attention = {i: plan.at(i, "attention") for i in range(plan.blocks)}
+    found = {i: policy_of(s) for i, s in attention.items() if not s.gone}
+    return {i: policy for i, policy in found.items() if policy is not None}
 
 
 def build(

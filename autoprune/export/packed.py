@@ -55,14 +55,11 @@ def load_packed(folder: Path) -> dict[str, Packed]:
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["matrices"])
         names = list(file.keys())
-        return {
-            name: Packed(
-                pattern_of(text),
-                *sizes,
-                {n.rpartition(".")[2]: file.get_tensor(n) for n in names if n.rpartition(".")[0] == name},
-            )
-            for name, (text, *sizes) in facts.items()
-        }
+        found = {}
+        for name, (text, option, rows, columns) in facts.items():
+            mine = {n.rpartition(".")[2]: file.get_tensor(n) for n in names if n.rpartition(".")[0] == name}
+            found[name] = Packed(pattern_of(text), option, rows, columns, mine)
+    return found
 
 
 def prove_packed(adapter: Decoder, model: Any, plan: Plan, folder: Path) -> int:

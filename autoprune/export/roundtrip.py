@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from autoprune.errors import ExportError
+from autoprune.export.modeling.modeling_autoprune import MixedConfig
+from autoprune.forward import logits_of
 
 LOGIT_TOLERANCE = 1e-4
 CACHED_TOLERANCE = 1e-3
@@ -71,10 +73,10 @@ def judge(
     model: PreTrainedModel, folder: Path, ids: Tensor, expected_parameters: int, seen: Reloaded
 ) -> RoundTrip:
     """Compare what the fresh process saw with `model`; raises ExportError naming the figure that is off."""
-    want = _logits(model, ids)
+    want, cached = _logits(model, ids, seen.cached.shape[1])
     trip = RoundTrip(
         max_logit_difference=_difference(seen.full, want),
-        cached_difference=_difference(seen.cached, want[:, -seen.cached.shape[1] :]),
+        cached_difference=_difference(seen.cached, cached),
         parameters=seen.parameters,
         file_bytes=sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
         expected_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -118,8 +120,11 @@ def _read(file: Path) -> Reloaded:
         return Reloaded(full, cached, int(facts["parameters"]), facts["module"])
 
 
-def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """[B, T, V] in float32 on the CPU, of a copy where the model is not so already."""
+def _logits(model: PreTrainedModel, ids: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """[B, T, V] without and the last `steps` with a cache, in float32 on the CPU, of a copy where need be.
+
+    With a cache that keeps everything they are the same.
+    """
     parameters = list(model.parameters())
     exact = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
     reference: Any = model if exact and not model.training else copy.deepcopy(model)
@@ -127,7 +132,9 @@ def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
         reference.to("cpu", torch.float32).eval()
     with torch.inference_mode():
         logits: Tensor = reference(ids.cpu(), use_cache=False).logits
-    return logits
+        cuts = isinstance(reference.config, MixedConfig) and reference.config.cuts()
+        decoded = logits_of(reference, ids, ids.shape[1] - steps + 1) if cuts else logits
+    return logits, decoded[:, -steps:]
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

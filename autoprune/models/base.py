@@ -24,7 +24,7 @@ class State:
     kept: Tensor | None = None  # [B, T] index into the original tokens; None: all of them
     valid: Tensor | None = None  # [B, T] False at padding; None: no padding
     sizes: Tensor | None = None  # [B, T] merged mass of each token; None: one each
-    prompt_len: int = 0
+    prompt_len: int | None = None  # tokens read at once, before any is decoded; None: all of them
     rope: tuple[Tensor, Tensor] | None = None  # cosine and sine at `positions`, shared by all blocks
 
 
@@ -64,6 +64,7 @@ class Adapter(Protocol):
 
     model: Any
     shape: Shape
+    prompt_len: int | None  # of the states that `embed` makes
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to the state before block 0."""

@@ -12,8 +12,10 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from autoprune.errors import UnsupportedModelError
+from autoprune.kv_policy import policy_of
 from autoprune.models import norms
 from autoprune.models.base import State, SublayerWeights, Units, Weights
+from autoprune.models.caching import attend
 from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
 from autoprune.shape import Shape
@@ -34,6 +36,7 @@ class Decoder:
     def __init__(self, model: Any, exact: bool = False) -> None:
         config, layout = model.config, self.layout
         self.model = model
+        self.prompt_len: int | None = None  # set where a run scores what follows a prompt
         self.check(config)
         self._linear = functional.linear if exact else linear
         self._eps = LAYER_NORM_EPS if layout.eps is None else float(getattr(config, layout.eps))
@@ -67,7 +70,7 @@ class Decoder:
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden = self.start(self.model.get_input_embeddings()(ids), positions)
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
-        return State(hidden, positions, rope=rope)
+        return State(hidden, positions, rope=rope, prompt_len=self.prompt_len)
 
     def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
         """The normed hidden states [B, T, d]: what q, k, v or gate and up see."""
@@ -79,7 +82,7 @@ class Decoder:
         """Attention's head outputs [B, T, heads x head_dim], or the FFN's (gated) activations [B, T, width]."""
         normed = self.entering(block, kind, state, weights)
         if kind == "attention":
-            return self._attend(block, normed, state, weights)
+            return self._attend(block, normed, state, weights, plan)
         up = self._apply("up", normed, weights)
         if "gate" not in weights:
             return self._activation(up)  # type: ignore[no-any-return]
@@ -154,10 +157,16 @@ class Decoder:
         found = found.transpose(1, 2)
         return found if state.rope is None or name == "v" else _rotate(found, *state.rope)
 
-    def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
+    def _attend(
+        self, block: int, normed: Tensor, state: State, weights: Weights, plan: SublayerPlan | None
+    ) -> Tensor:
         batch, tokens, _ = normed.shape
         query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
         mask = _sliding(tokens, self.shape.windows[block], normed.device)
+        prompt, policy = state.prompt_len, None if plan is None else policy_of(plan)
+        if policy is not None and prompt is not None and prompt < tokens:
+            out = attend(policy, query, key, value, prompt, self._scales[block], mask)
+            return out.transpose(1, 2).reshape(batch, tokens, -1)
         out = functional.scaled_dot_product_attention(
             query,
             key,

@@ -49,6 +49,10 @@ class StoredLadders:
         """Unit indices of the dense model, most important first; of experts those of each, in their order."""
         return self._full[block, kind][ORDER].tolist()
 
+    def kept(self, block: int, plan: SublayerPlan) -> list[int]:
+        """Unit indices of the dense model that a sublayer keeps, in the order in which its weights hold them."""
+        return self.order(block, plan.kind)[: int(plan.get(self._setting[plan.kind]))]
+
     def experts(self, block: int) -> list[int]:
         """Indices of the dense model's experts, most important first."""
         return self._full[block, "ffn"][EXPERTS].tolist()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.errors import LedgerError
+from autoprune.kv_policy import FULL
 from autoprune.report import text
 from autoprune.report.files import replace, write_text
 from autoprune.report.recovered import beside as with_recovered
@@ -98,19 +99,26 @@ def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
         text.ratio(number(row, "prefill_ratio")),
         text.ratio(number(row, "decode_ratio")),
         word(row, "key"),
+        *([text.ratio(number(row, "kv_ratio"))] if _cuts_caches(frame) else []),
     ]
+
+
+def _cuts_caches(frame: pd.DataFrame) -> bool:
+    """Whether plans say what KV caches keep, so that parameters do not tell all of their size."""
+    return bool(frame["plan"].astype(str).str.contains(f'"{FULL}"').any())
 
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
-    return ["model", "params", label, "perplexity", "uniform KL", "change", "prefill", "decode", "key"]
+    heads = ["model", "params", label, "perplexity", "uniform KL", "change", "prefill", "decode", "key"]
+    return [*heads, *(["kv"] if _cuts_caches(frame) else [])]
 
 
 def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
     first = dense(frame)
     body = pd.concat([uniform(frame), spread(front(frame), limit)])
-    body = body.sort_values("params_ratio", ascending=False, kind="stable")
+    body = body.sort_values(["params_ratio", "kv_ratio"], ascending=False, kind="stable")
     return body if first is None else pd.concat([first.to_frame().T, body])
 
 
@@ -118,14 +126,16 @@ def markdown(rows: pd.DataFrame) -> str:
     """The leaderboard as a Markdown table, all rows, with the measured intervals."""
     frame = complete(rows)
     extra = [c for c in RECOVERED if frame[c].notna().any()]
-    heads, rule = [*_heads(frame), *extra], ["---", *["---:"] * 7, "---", *["---:"] * len(extra)]
+    heads = [*_heads(frame), *extra]
+    rule = ["---", *["---:"] * 7, "---", *["---:"] * (len(heads) - 9)]
     lines = ["# Leaderboard", "", _line(heads), _line(rule)]
     for _, row in _ordered(frame, len(frame)).iterrows():
         cells = _cells(row, frame)
         for place, phase in ((6, "prefill"), (7, "decode")):
             cells[place] = f"{cells[place]} {text.bounds(interval(row, phase))}".rstrip()
         recovered = [text.digits(number(row, column)) for column in extra]
-        lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING, *recovered]))
+        key = f"`{cells[8]}`" if cells[8] else text.MISSING
+        lines.append(_line([*cells[:8], key, *cells[9:], *recovered]))
     rebuilt = [REBUILT] if frame[LADDERS].notna().any() else []
     return "\n".join([*lines, "", NOTE, *rebuilt, ""])
 

@@ -14,9 +14,11 @@ import torch
 
 from autoprune.errors import SettingError
 from autoprune.objective import Split
+from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
+from autoprune.run.prompts import REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
 from autoprune.run.supernets import parts_with
@@ -55,6 +57,8 @@ def export_plan(
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
     command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
+    if refit and isinstance(run.parts.ladders, StreamingLadders):
+        raise SettingError(REFIT.format(setting="--refit"))
     again = refit_chosen(run, plan) if refit else None
     if again is not None:
         run.progress.say(again.told())
@@ -164,5 +168,6 @@ def _analytic(run: Run) -> Any:
 
 
 def _probe(run: Run) -> torch.Tensor:
-    rows = run.parts.corpus.windows(Split.SELECTION)[:2, :TOKENS]
+    cut = getattr(run.parts.adapter, "prompt_len", None) is not None  # then the cache has to overflow
+    rows = run.parts.corpus.windows(Split.SELECTION)[:2, : None if cut else TOKENS]
     return torch.from_numpy(rows.astype(np.int64))

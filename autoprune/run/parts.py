@@ -22,6 +22,7 @@ from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.masks.statistics import Statistics, statistics_folder
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import mask_settings, recipe_of
+from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.stream import check_stream, dense_logits
 from autoprune.shape import AnalyticCosts
 from autoprune.space import CostModel, Plan, Space, is_mask
@@ -63,9 +64,10 @@ class Parts:
     def digests(self) -> dict[str, str]:
         """What every evaluation depends on."""
         masks = {"masks": self.ladders.name} if isinstance(self.ladders, MaskedLadders) else {}
+        prompt = getattr(self.adapter, "prompt_len", None)
         return {
             "model": self.loaded.digest,
-            "corpus": self.corpus.digest,
+            "corpus": self.corpus.digest + ("" if prompt is None else f"-{prompt}"),
             "ladders": self.ladder_folder.name,
             **masks,
         }
@@ -109,9 +111,10 @@ class Parts:
         )
         with progress.stage("building ladders") as step:
             folder = ladder_folder(self.adapter, self.loaded.digest, recipe, self.cache, step)
-        ladders: StoredLadders | MaskedLadders = StoredLadders(self.adapter, folder)
-        if isinstance(self.ladders, MaskedLadders):
-            ladders = self.ladders.over(ladders)
+        stored = open_ladders(
+            self.adapter, self.loaded, folder, recipe, self.space_parts, self.cache, progress
+        )
+        ladders = self.ladders.over(stored) if isinstance(self.ladders, MaskedLadders) else stored
         supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
@@ -135,17 +138,22 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
-    space_parts = tuple(instantiate(cfg.space[name]) for name in cfg.space)
+    space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
+    prompt = prompt_len(cfg, adapter, space_parts)
+    if prompt is not None:
+        adapter.prompt_len = prompt
+    check_settings(cfg, space_parts, adapter.shape)
     recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
-    ladders: StoredLadders | MaskedLadders = StoredLadders(adapter, folder)
+    stored = open_ladders(adapter, loaded, folder, recipe, space_parts, cache, progress)
+    ladders: StoredLadders | MaskedLadders = stored
     if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
         with progress.stage("taking statistics for masks") as step:
             statistics = statistics_folder(
                 adapter, loaded.digest, recipe.windows, recipe.sequences, cache, step
             )
-        ladders = MaskedLadders(ladders, adapter, Statistics(statistics), *mask_settings(cfg))
+        ladders = MaskedLadders(stored, adapter, Statistics(statistics), *mask_settings(cfg))
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg)
     return Parts(
@@ -172,6 +180,7 @@ def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter
         int(cfg.sequences),
         int(cfg.window),
         int(getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 20),
+        getattr(adapter, "prompt_len", None),
     )
 
 

@@ -34,9 +34,9 @@ OPTIONS = {
     "kernels": "[build|show]",
 }
 SETTINGS = (
-    "model data out objectives constraints targets tokens evaluations seconds seed window sequences threads space "
-    "search evaluator executor recovery calibration selection_windows test_windows finalists front_points uniform "
-    "latency export memory_mb trust_remote_code adapter quiet"
+    "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len sequences threads "
+    "space search evaluator executor recovery calibration selection_windows test_windows finalists "
+    "front_points uniform latency export memory_mb trust_remote_code adapter quiet"
 )
 
 

@@ -77,6 +77,5 @@ class MaskedLadders:
         found = self._statistics.inputs(block, plan.kind, matrix)
         if matrix != OUTPUT[plan.kind]:
             return found
-        units, order = self._units[plan.kind], torch.tensor(self._ladders.order(block, plan.kind))
-        count = int(plan.get(self._adapter.unit_setting(plan.kind)))
-        return found.at(columns(order, count, units.slices[matrix][1]))
+        kept = torch.tensor(self._ladders.kept(block, plan))
+        return found.at(columns(kept, len(kept), self._units[plan.kind].slices[matrix][1]))

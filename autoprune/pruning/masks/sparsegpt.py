@@ -18,7 +18,9 @@ def factor(second: Tensor) -> Tensor:
     """U [in, in] with U^T U = H^-1, U upper triangular; H = `second` with damping on its diagonal, fp64."""
     mean = float(second.diagonal().mean())
     damped = second + (DAMPING * mean if mean > 0 else 1.0) * torch.eye(len(second), dtype=second.dtype)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return upper
 
 
 def sparsegpt(weight: Tensor, upper: Tensor, pattern: Pattern, option: int) -> Tensor:

@@ -42,10 +42,14 @@ class Statistics:
         self.name = folder.name
         self._file = safe_open(folder / FILE, framework="pt")
 
+    def _tensor(self, name: str) -> Tensor:
+        found: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        return found
+
     def inputs(self, block: int, kind: Kind, matrix: str) -> Inputs:
         """Those of one matrix; q, k and v share theirs, and gate and up."""
         place = f"{block}.{kind}.{'inner' if matrix == OUTPUT[kind] else 'entering'}"
-        second, mean = (self._file.get_tensor(f"{place}.{n}").double() for n in ("second", "mean"))
+        second, mean = (self._tensor(f"{place}.{n}").double() for n in ("second", "mean"))
         return Inputs(second, mean)
 
 

@@ -82,7 +82,7 @@ def _searched(options: argparse.Namespace, target: float, space: str, folder: Pa
         "quiet=true",
         "finalists=8",
         "uniform=[]",
-        *options.set,
+        *(word for word in options.set if _concerns(word, space)),
     ]
     if not (folder / FILE).is_file():
         run_config(compose(words), "autoprune " + " ".join(words))
@@ -91,6 +91,12 @@ def _searched(options: argparse.Namespace, target: float, space: str, folder: Pa
     frame = Front(folder).frame()
     within = frame[(frame["name"] != "dense") & (frame["bytes_ratio"] <= target + 1e-9)]
     return dict(within.sort_values("kl_selection").iloc[0])
+
+
+def _concerns(word: str, space: str) -> bool:
+    """A setting of a group concerns the spaces that have it."""
+    group = word.removeprefix("space.").partition(".")[0]
+    return not word.startswith("space.") or group in SPACES[space][0]
 
 
 def _tested(cfg: Any, plan: str) -> Array:

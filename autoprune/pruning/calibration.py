@@ -43,7 +43,8 @@ class Stream:
         for dense, state in zip(self._dense, self._reference, strict=True):
             inner = self._adapter.inner(block, kind, state, weights)
             found.add(inner, self._missing(block, kind, dense, state, weights) if follow else None)
-        return found if follow else Moments(found.second, found.second @ output.double().t())
+        cross = found.cross if follow else found.second @ output.double().t()
+        return Moments(found.second, cross, found.total)
 
     def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
         wanted = self._adapter.run_sublayer(block, kind, dense, weights).hidden - state.hidden

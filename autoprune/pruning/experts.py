@@ -11,10 +11,10 @@ from torch import Tensor
 from autoprune.models.base import Adapter, Weights
 from autoprune.models.experts import ExpertDecoder
 from autoprune.pruning.calibration import Stream
-from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
 from autoprune.pruning.expert_statistics import gather
 from autoprune.pruning.ladders import LadderFile
+from autoprune.pruning.ranking import neuron_order
 from autoprune.pruning.recipe import EXPERT_CRITERION, LadderRecipe
 from autoprune.space import Kind, Plan, SublayerPlan
 
@@ -47,8 +47,12 @@ class ExpertSite:
         """Each expert's neurons, the most important first, [experts, width]; experts in their order."""
         if self._second is None:
             return torch.arange(self._width).repeat(len(self.order), 1)
-        rank, down = CRITERIA[self._recipe.criterion], self.dense["down"]
-        return torch.stack([rank(self._second[e], down[e], self._width) for e in self.order.tolist()])
+        place, down, second = f"block{self._block}.ffn.down", self.dense["down"], self._second
+        ranked = [
+            neuron_order(self._recipe.criterion, second[e], down[e], f"{place}.{e}")
+            for e in self.order.tolist()
+        ]
+        return torch.stack(ranked)
 
     @cached_property
     def taken(self) -> Weights:

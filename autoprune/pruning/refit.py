@@ -10,16 +10,21 @@ from torch import Tensor
 
 from autoprune.models.base import Adapter, Weights
 from autoprune.pruning.calibration import Progress, Stream
-from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.criteria.gradients import Gradients
 from autoprune.pruning.experts import ExpertSite, routed
 from autoprune.pruning.ladders import OUTPUT, LadderFile, columns
 from autoprune.pruning.moments import Moments, regular
+from autoprune.pruning.ranking import unit_order
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS, Kind, Plan, SublayerPlan
 
 
 def build_refit(
-    adapter: Adapter, recipe: LadderRecipe, folder: Path, progress: Progress | None = None
+    adapter: Adapter,
+    recipe: LadderRecipe,
+    folder: Path,
+    progress: Progress | None = None,
+    gradients: Gradients | None = None,
 ) -> None:
     """Rank, refit every option, and write the ladder file into `folder`.
 
@@ -30,7 +35,7 @@ def build_refit(
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
-                site = _site(adapter, block, kind, stream, recipe, recipe.follow)
+                site = _site(adapter, block, kind, stream, recipe, recipe.follow, gradients)
                 site.write(file, refit=True)
                 sublayer = None if recipe.reference is None else recipe.reference.at(block, kind)
                 stream.advance(block, kind, site.reference(recipe.reference), site.dense, sublayer)
@@ -39,7 +44,9 @@ def build_refit(
     file.save(folder)
 
 
-def refit_plan(adapter: Adapter, plan: Plan, recipe: LadderRecipe) -> FixedWeights:
+def refit_plan(
+    adapter: Adapter, plan: Plan, recipe: LadderRecipe, gradients: Gradients | None = None
+) -> FixedWeights:
     """The weights of one plan, refit once more in its own company: sublayer after sublayer brings the hidden states of
     the compressed model back towards the dense model's. Sublayers that keep everything are refit, too."""
     found: dict[tuple[int, Kind], Weights] = {}
@@ -51,7 +58,7 @@ def refit_plan(adapter: Adapter, plan: Plan, recipe: LadderRecipe) -> FixedWeigh
                 if sublayer.gone:
                     stream.advance(block, kind, None, adapter.weights(block, kind))
                     continue
-                site = _site(adapter, block, kind, stream, recipe, follow=True)
+                site = _site(adapter, block, kind, stream, recipe, True, gradients)
                 found[block, kind] = site.weights(sublayer)
                 stream.advance(block, kind, found[block, kind], site.dense, sublayer)
     return FixedWeights(found)
@@ -69,11 +76,17 @@ class FixedWeights:
 
 
 def _site(
-    adapter: Adapter, block: int, kind: Kind, stream: Stream, recipe: LadderRecipe, follow: bool
+    adapter: Adapter,
+    block: int,
+    kind: Kind,
+    stream: Stream,
+    recipe: LadderRecipe,
+    follow: bool,
+    gradients: Gradients | None,
 ) -> _Site | ExpertSite:
     if routed(adapter, kind):
         return ExpertSite(adapter, block, stream, recipe)
-    return _Site(adapter, block, kind, stream.moments(block, kind, follow), recipe)
+    return _Site(adapter, block, kind, stream.moments(block, kind, follow), recipe, gradients)
 
 
 class _Site:
@@ -85,7 +98,13 @@ class _Site:
     """
 
     def __init__(
-        self, adapter: Adapter, block: int, kind: Kind, moments: Moments, recipe: LadderRecipe
+        self,
+        adapter: Adapter,
+        block: int,
+        kind: Kind,
+        moments: Moments,
+        recipe: LadderRecipe,
+        gradients: Gradients | None,
     ) -> None:
         self.units, self.dense = adapter.units(kind), adapter.weights(block, kind)
         self._follow = recipe.follow
@@ -96,7 +115,7 @@ class _Site:
         second, added = moments.damped(recipe.damping)
         wanted = moments.cross + added * self._projection.double().t()
         best = torch.linalg.solve(second, wanted).t()  # what all columns together would be: ranked against it
-        self.order = CRITERIA[recipe.criterion](second, best, self.units.count)
+        self.order = unit_order(adapter, (block, kind), moments, (second, best), recipe, gradients)
         at = columns(self.order, self.units.count, self._size)
         self._wanted, self._factor = wanted[at], torch.linalg.cholesky(second[at][:, at])
 

@@ -41,6 +41,11 @@ def recipe_of(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
     experts = _expert_criterion(settings.expert_criterion, shape)
+    if shape.experts and not CRITERIA[settings.criterion].experts:
+        known = ", ".join(name for name, found in CRITERIA.items() if found.experts)
+        raise SettingError(
+            f"calibration.criterion={settings.criterion} does not rank the neurons of experts; allowed: {known}"
+        )
     name = "calibration.reference"
     reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name)
     if reference is not None and settings.ladder != "refit":

@@ -18,8 +18,8 @@ from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.masks.build import masked
 from autoprune.pruning.masks.ladders import MaskedLadders
-from autoprune.pruning.masks.statistics import Statistics, statistics_folder
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import mask_settings, recipe_of
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
@@ -150,10 +150,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     ladders: StoredLadders | MaskedLadders = stored
     if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
         with progress.stage("taking statistics for masks") as step:
-            statistics = statistics_folder(
-                adapter, loaded.digest, recipe.windows, recipe.sequences, cache, step
-            )
-        ladders = MaskedLadders(stored, adapter, Statistics(statistics), *mask_settings(cfg))
+            ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg)
     return Parts(

@@ -15,12 +15,13 @@ from autoprune.models.llama import LlamaAdapter
 from autoprune.patterns import pattern_of
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.masks.bounded import Bounded
+from autoprune.pruning.masks.build import masked as masked_over
 from autoprune.pruning.masks.choose import mask_of
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.masks.methods import METHODS
 from autoprune.pruning.masks.packing import pack
 from autoprune.pruning.masks.sparsegpt import factor, sparsegpt
-from autoprune.pruning.masks.statistics import Statistics, statistics_folder
+from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS, Kind, SublayerPlan
 from autoprune.supernet import Supernet
 from tests import tiny
@@ -38,10 +39,9 @@ def masked(
 
     def build(method: str = "sparsegpt", ladder: str = "refit", memory_bytes: int = 1 << 20) -> MaskedLadders:
         model = tiny.llama(blocks=2)
-        adapter = LlamaAdapter(model)
-        folder = statistics_folder(adapter, "digest", windows, 4, Cache(tmp_path / "cache"))
         stored = ladders_of(model, windows, ladder=ladder)
-        return MaskedLadders(stored, adapter, Statistics(folder), method, memory_bytes)
+        recipe, cache = LadderRecipe(windows, 4), Cache(tmp_path / "cache")
+        return masked_over(stored, LlamaAdapter(model), "digest", recipe, cache, method, memory_bytes)
 
     return build
 
@@ -150,18 +150,18 @@ def test_updates_beat_activations_beat_magnitudes_on_the_output(text: str, optio
         for number, found in enumerate((sparsegpt(weight, factor(second), pattern, option), *masks)):
             errors[seed, number] = ((x @ (found - weight).double().t()) ** 2).mean()
     updated, activations, magnitudes = errors.unbind(1)
-    assert bool((updated < activations).all()) and activations.mean() < magnitudes.mean()
+    assert updated.mean() < activations.mean() < magnitudes.mean()
 
 
 def test_a_single_column_that_leaves_is_made_up_for_exactly() -> None:
     """Against the closed form: later columns take what they can of the first one."""
-    x, weight = correlated(inputs=6)
+    x, weight = correlated(inputs=5)
     weight += 4 * weight.sign()
     weight[:, 0] *= 0.001
     second = x.t() @ x / len(x)
-    found = sparsegpt(weight, factor(second), pattern_of("unstructured"), 83)  # 200 of 240 weights
+    found = sparsegpt(weight, factor(second), pattern_of("unstructured"), 80)  # 160 of 200 weights
     assert int((found[:, 0] == 0).sum()) == 40 and bool((found[:, 1:] != 0).all())
-    damped = second + 0.01 * second.diagonal().mean() * torch.eye(6)
+    damped = second + 0.01 * second.diagonal().mean() * torch.eye(5)
     target = weight.double() @ damped
     expected = torch.linalg.solve(damped[1:, 1:], target[:, 1:].t()).t()
     assert torch.allclose(found[:, 1:].double(), expected, atol=1e-5)

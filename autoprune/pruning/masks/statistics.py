@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,13 @@ from torch import Tensor
 from autoprune.cache import Cache
 from autoprune.models.base import Adapter
 from autoprune.pruning.calibration import Progress
+from autoprune.pruning.criteria.base import Inputs
+from autoprune.pruning.experts import routed
 from autoprune.pruning.ladders import OUTPUT
 from autoprune.space import KINDS, Kind
 
 FILE = "statistics.safetensors"
 LAYOUT = 1
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Of what enters a matrix: `second` = mean over tokens of x x^T [in, in], `mean` [in]; fp64."""
-
-    second: Tensor
-    mean: Tensor
-
-    def at(self, columns: Tensor) -> Inputs:
-        """Of some inputs only."""
-        return Inputs(self.second[columns][:, columns], self.mean[columns])
 
 
 class Statistics:
@@ -83,17 +73,21 @@ def _build(
         for at in range(adapter.shape.blocks * len(KINDS)):
             block, kind = at // len(KINDS), KINDS[at % len(KINDS)]
             weights = adapter.weights(block, kind)
-            for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
-                chunks = (passing(block, kind, state, weights) for state in states)
-                sums = [_sums(chunk.reshape(-1, chunk.shape[-1])) for chunk in chunks]
-                for part, total in zip(("second", "mean"), map(sum, zip(*sums, strict=True)), strict=True):
-                    assert isinstance(total, Tensor)
-                    found[f"{block}.{kind}.{name}.{part}"] = (total / windows.size).float()
+            if not routed(adapter, kind):
+                for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
+                    inputs = _inputs(passing(block, kind, state, weights) for state in states)
+                    found[f"{block}.{kind}.{name}.second"] = inputs.second.float()
+                    found[f"{block}.{kind}.{name}.mean"] = inputs.mean.float()
             states = [adapter.run_sublayer(block, kind, s, weights) for s in states]
             if progress is not None:
                 progress(at + 1, adapter.shape.blocks * len(KINDS))
     save_file(found, folder / FILE)
 
 
-def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
-    return (x.t() @ x).double(), x.double().sum(0)
+def _inputs(chunks: Iterable[Tensor]) -> Inputs:
+    """Of chunks [B, T, in]."""
+    tokens, second, total = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
+        x = chunk.reshape(-1, chunk.shape[-1])
+        tokens, second, total = tokens + len(x), second + (x.t() @ x).double(), total + x.double().sum(0)
+    return Inputs(second / tokens, total / tokens)

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "stage",
     "ablation",
     "proxies",
+    "cache",
 )  # modules of this package with a `main(args)`
 
 

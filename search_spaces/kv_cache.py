@@ -31,7 +31,7 @@ class KVCache:
         options: Sequence[int] | None = None,
         sink: int = 4,
         recent: int = 8,
-        forgetting: float = 1.0,
+        forgetting: float = 0.95,
     ) -> None:
         named = {p.name: p for p in POLICIES}
         if policy not in named:

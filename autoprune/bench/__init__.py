@@ -24,6 +24,7 @@ BENCHMARKS = (
     "decode",
     "experts",
     "joint",
+    "cache",
 )  # modules of this package with a `main(args)`
 
 

@@ -158,11 +158,18 @@ def terminal(rows: pd.DataFrame, limit: int = 12) -> Table:
     """The table at the end of a run: dense first, front rows evenly spread, uniform rows beside them."""
     frame = complete(rows)
     table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1, 0, 0))
-    for place, head in enumerate(_heads(frame)):
+    heads = _heads(frame)
+    cells = [_cells(row, frame) for _, row in _ordered(frame, limit).iterrows()]
+    bare = {
+        i for i in (6, 7) if len(heads) > 9 and all(row[i] == text.MISSING for row in cells)
+    }  # no latencies
+    for place, head in enumerate(heads):
+        if place in bare:
+            continue
         head = "ppl" if head == "perplexity" else head  # so that a terminal of 80 columns holds the table
         table.add_column(head, justify="left" if place in (0, 8) else "right", no_wrap=True)
     styles = {"dense": "bold", "front": ""}
-    for _, row in _ordered(frame, limit).iterrows():
-        style = styles.get(word(row, "name"), "yellow")
-        table.add_row(*(Text(cell, style=style) for cell in _cells(row, frame)))
+    for row in cells:
+        style = styles.get(row[0], "yellow")
+        table.add_row(*(Text(cell, style=style) for i, cell in enumerate(row) if i not in bare))
     return table

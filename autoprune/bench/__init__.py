@@ -24,6 +24,7 @@ BENCHMARKS = (
     "decode",
     "experts",
     "joint",
+    "criteria",
 )  # modules of this package with a `main(args)`
 
 

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "experts",
     "joint",
     "cache",
+    "criteria",
 )  # modules of this package with a `main(args)`
 
 

@@ -10,10 +10,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from autoprune.errors import InfeasibleError, SettingError, SpaceError
+from autoprune.merging import MergedSpace
 from autoprune.objective import Constraint
 from autoprune.shape import Shape, full_plan
 from autoprune.space import (
     KINDS,
+    ArrayGene,
     Candidate,
     CostModel,
     CostTable,
@@ -48,10 +50,11 @@ class Settled(Protocol):
         """Those settings by name."""
 
 
-def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace:
+def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace | MergedSpace:
     """The space of all parts' genes, in depth order, those of one sublayer in the order of the parts.
 
-    What a gene sets is, in the full plan, at its last option. Raises SettingError when two parts set the same.
+    What a gene sets is, in the full plan, at its last option; array genes come last. Raises SettingError when two parts
+    set the same.
     """
     owned = [(g, part) for part in parts for g in part.genes(shape)]
     genes = sorted((g for g, _ in owned), key=_position)
@@ -64,7 +67,10 @@ def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -
     for gene, part in owned:
         if isinstance(part, Settled):
             settled.setdefault(_position(gene), {}).update(part.settled(shape))
-    return SublayerSpace(tuple(genes), _completed(full_plan(shape), genes, settled), tuple(costs))
+    options = [g for g in genes if isinstance(g, OptionGene)]
+    space = SublayerSpace(tuple(options), _completed(full_plan(shape), options, settled), tuple(costs))
+    arrays = tuple(g for g in genes if isinstance(g, ArrayGene))
+    return MergedSpace(space, arrays) if arrays else space
 
 
 def joint_options(parts: Sequence[SpacePart], shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -51,7 +51,8 @@ def _groups(space: Space) -> list[list[int]]:
     """Gene indices by kind of site, in order of first appearance."""
     groups: dict[tuple[str, str], list[int]] = {}
     for index, gene in enumerate(space.genes):
-        groups.setdefault((gene.kind, gene.setting), []).append(index)
+        if isinstance(gene, OptionGene):
+            groups.setdefault((gene.kind, gene.setting), []).append(index)
     return list(groups.values())
 
 
@@ -62,7 +63,7 @@ def _options(space: Space, group: Sequence[int]) -> tuple[int, ...]:
 
 
 def _at(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[int]) -> Candidate:
-    values = list(space.dense.indices())
+    values = list(space.dense.values)
     for group, level in zip(groups, levels, strict=True):
         for gene in group:
             values[gene] = level
@@ -92,8 +93,8 @@ def _imbalance(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[i
 
 def _fill(space: Space, candidate: Candidate, limit: Constraint) -> Candidate:
     for index, gene in enumerate(space.genes):
-        value = candidate.indices()[index]
-        if isinstance(gene, OptionGene) and value + 1 < len(gene.options):
+        value = candidate.values[index]
+        if isinstance(gene, OptionGene) and isinstance(value, int) and value + 1 < len(gene.options):
             raised = candidate.with_value(index, value + 1)
             candidate = raised if _fits(space, raised, limit) else candidate
     return candidate

@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from autoprune.merging import MERGE
 from autoprune.space import KINDS, Plan
 
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
-_TITLES |= {"experts": "experts", "experts_per_token": "experts per token"}
+_TITLES |= {"experts": "experts", "experts_per_token": "experts per token", MERGE: "merged"}
 _MIXED = """\
 Blocks differ in size, so the modelling file `modeling_autoprune_FAMILY.py` travels with the weights; it needs
 transformers >= 5.15 and your consent to run it:
@@ -117,6 +118,8 @@ def _kept(plan: Plan) -> str:
 
 
 def _cell(name: str, value: object) -> str:
+    if name == MERGE:
+        return "of all" if value else ""
     return "gone" if name in _TITLES and value == 0 else str(value)
 
 

@@ -8,6 +8,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from autoprune.errors import SettingError
+from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Weights
 from autoprune.models.experts import ExpertDecoder
 from autoprune.pruning.calibration import Stream
@@ -80,7 +82,9 @@ class ExpertSite:
         return solved.mT.to(self.dense["down"].dtype)
 
     def weights(self, plan: SublayerPlan) -> Weights:
-        """Those of a plan's sublayer, refit."""
+        """Those of a plan's sublayer, refit; SettingError where experts are merged: their order may be another."""
+        if MERGE in dict(plan.settings):
+            raise SettingError("a plan with merged experts cannot be refit: leave export.refit=false")
         units, count = self._adapter.all_units("ffn"), int(plan.get("width"))
         found = units["width"].prefix(self.taken, count)
         if count < self._width:

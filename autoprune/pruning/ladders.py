@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoprune.errors import SpaceError
+from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
+from autoprune.pruning.merging import Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
 FILE = "ladders.safetensors"
@@ -31,6 +33,7 @@ class StoredLadders:
         self._full: dict[tuple[int, Kind], dict[str, Tensor]] = {}
         self._own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
         self._views: dict[tuple[int, SublayerPlan], Weights] = {}
+        self._merged = Held()
         with safe_open(folder / FILE, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
                 block, kind, tensor = name.split(".")
@@ -58,12 +61,18 @@ class StoredLadders:
         return self._full[block, "ffn"][EXPERTS].tolist()
 
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
-        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies, no masks."""
+        """The weights of a sublayer that keeps as many units as `plan` says; no masks.
+
+        Views, no copies, but for merged experts.
+        """
         plan = plan.unmasked
         found = self._views.get((block, plan))
         if found is None:
             found = {n: t for n, t in self._full[block, plan.kind].items() if n not in (ORDER, EXPERTS)}
+            text = dict(plan.settings).get(MERGE)
             for setting, units in self._units[plan.kind].items():
+                if text is not None and setting == "experts":  # all of them are mixed
+                    return self._merged.get(block, str(text), int(plan.get("width")), found)
                 count = int(plan.get(setting, units.count))
                 if not 0 < count <= units.count:
                     raise SpaceError(f"block {block} {plan.kind} keeps {count} of {units.count} units")

@@ -50,8 +50,9 @@ def _uniform(space: Space, ratio: float, metric: str) -> list[Candidate]:
 def dropped(space: Space, constraints: Sequence[Constraint], rng: np.random.Generator) -> Candidate:
     """Sites set to zero in random order, the first and the last block last, until the constraints hold."""
     last = max(g.block for g in space.genes)
-    inner = [i for i, g in enumerate(space.genes) if 0 < g.block < last]
-    outer = [i for i, g in enumerate(space.genes) if not 0 < g.block < last]
+    sites = [i for i, g in enumerate(space.genes) if isinstance(g, OptionGene)]
+    inner = [i for i in sites if 0 < space.genes[i].block < last]
+    outer = [i for i in sites if not 0 < space.genes[i].block < last]
     candidate = space.dense
     for gene in [*rng.permutation(inner).tolist(), *rng.permutation(outer).tolist()]:
         if not any(c.violation(space.cost(candidate)) for c in constraints):

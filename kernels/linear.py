@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from autoprune.errors import KernelError
 
 Form = Literal["blocks", "bitmap"]
 BLOCK = {torch.bfloat16: (8, 2), torch.float32: (8, 1)}  # outputs x inputs of a block, by dtype
+FEW = 8  # tokens of a GPU's kernels
 PAD = 64  # values that may be read beyond the last
 
 
@@ -41,6 +43,7 @@ class SparseLinear(nn.Module):
         check(form, packed, rows, columns)
         self.form, self.rows, self.columns = form, rows, columns
         self.native = not native.missing()
+        self.pieces: Tensor | None = None  # where a GPU's programs begin in every row
         self.kept = packed["values"].numel()
         values, index, start = (packed[name].detach() for name in ("values", "index", "start"))
         if form == "blocks":
@@ -54,11 +57,31 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., columns] to [..., rows], in the matrix's dtype."""
+        if x.device.type == "cuda" and self._few(x):
+            return self._on_gpu(x)
         if not self.native or x.device.type != "cpu":
             return functional.linear(x, self.to_dense(), self.bias)
         run = torch.ops.autoprune.block_linear if self.form == "blocks" else torch.ops.autoprune.bitmap_linear
         out: Tensor = run(x, self.values, self.index, self.start, self.rows, self.columns)
         return out if self.bias is None else out.add_(self.bias)
+
+    def _few(self, x: Tensor) -> bool:
+        """Whether a GPU's kernel runs these tokens: beyond, the matrix is spread out for a dense product."""
+        return (
+            x.dtype == torch.bfloat16 and x.numel() <= FEW * self.columns and find_spec("triton") is not None
+        )
+
+    def _on_gpu(self, x: Tensor) -> Tensor:
+        from autoprune.kernels import gpu
+
+        if self.form == "blocks":
+            out = gpu.block_linear(x, self.values, self.index, self.start, self.rows, self.columns)
+        else:
+            if self.pieces is None or self.pieces.device != x.device:
+                self.pieces = gpu.piece_starts(self.index, self.start, self.rows, self.columns)
+            out = gpu.bitmap_linear(x, self.values, self.index, self.pieces, self.rows, self.columns)
+        found: Tensor = out if self.bias is None else out.add_(self.bias)
+        return found
 
     def to_dense(self) -> Tensor:
         """W [rows, columns], bit for bit."""
@@ -122,7 +145,7 @@ def _blocks(layer: SparseLinear) -> Tensor:
     high, wide = layer.values.shape[1:]
     down, across = -(-layer.rows // high), -(-layer.columns // wide)
     dense = layer.values.new_zeros(down, across, high, wide)
-    row = torch.arange(down).repeat_interleave(layer.start.diff())
+    row = torch.arange(down, device=layer.start.device).repeat_interleave(layer.start.diff())
     dense[row, layer.index.to(torch.int64)] = layer.values
     return (
         dense.permute(0, 2, 1, 3)
@@ -132,7 +155,7 @@ def _blocks(layer: SparseLinear) -> Tensor:
 
 
 def _bitmap(layer: SparseLinear) -> Tensor:
-    places = torch.arange(8, dtype=torch.uint8)
+    places = torch.arange(8, dtype=torch.uint8, device=layer.index.device)
     bits = (layer.index.view(layer.rows, -1, 1) >> places) & 1
     mask = bits.view(layer.rows, -1)[:, : layer.columns].bool()
     dense = layer.values.new_zeros(layer.rows, layer.columns)

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "proxies",
     "kernels",
     "decode",
+    "gpu",
     "experts",
     "joint",
     "cache",

@@ -28,7 +28,7 @@ class CutLayer(DynamicLayer):
     `seen` counts tokens, `held` names the tensors that grow with them. `sliding`: the model's own window.
     """
 
-    is_croppable = False
+    is_croppable = False  # of tokens that came with the prompt
     held: tuple[str, ...] = ("keys", "values")
     keys: Any
     values: Any
@@ -36,6 +36,7 @@ class CutLayer(DynamicLayer):
     def __init__(self, sliding: int | None = None) -> None:
         super().__init__()
         self.seen, self.sliding = 0, sliding
+        self.record_past, self.past = False, list[Any]()  # what the slot was before each step, once asked for
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What is new, as it is; see `attend`."""
@@ -50,6 +51,8 @@ class CutLayer(DynamicLayer):
             return self._read(query, key, value, scaling)
         found = []
         for at in range(key.shape[2]):
+            if self.record_past:
+                self.past.append(self._state())
             self.seen += 1
             new = slice(at, at + 1)
             found.append(self.step(query[:, :, new], key[:, :, new], value[:, :, new], scaling))
@@ -92,13 +95,32 @@ class CutLayer(DynamicLayer):
         """As if nothing had gone; the slot makes its own mask."""
         return self.seen + query_length, 0
 
+    def activate_past_recording(self) -> None:
+        """From now on steps can be taken back by `crop`; until then more is in memory."""
+        self.record_past = True
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: what has gone does not come back."""
-        raise ValueError("a KV cache that throws tokens away cannot be cropped")
+        """Take back the last tokens, their number negative; those of before the last `crop` stay."""
+        count = abs(tokens_to_remove)
+        if count > len(self.past):
+            raise ValueError(
+                f"{count} tokens to take back, {len(self.past)} recorded: a KV cache that throws tokens away needs "
+                "activate_past_recording() before them"
+            )
+        if count:
+            self._restore(self.past[-count])
+        self.past = []
+
+    def _state(self) -> dict[str, Any]:
+        """Steps replace tensors and never write into them."""
+        return {k: v for k, v in vars(self).items() if k not in ("past", "record_past")}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def reset(self) -> None:
         """Empty."""
-        self.seen, self.is_initialized = 0, False
+        self.seen, self.is_initialized, self.past = 0, False, []
         for name in self.held:
             setattr(self, name, None)
 
@@ -240,6 +262,14 @@ class StreamingLayer(CutLayer):
         super().reset()
         for part in self.parts:
             part.reset()
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "of_parts": [part._state() for part in self.parts]}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for part, own in zip(self.parts, state["of_parts"], strict=True):
+            part._restore(own)
+        super()._restore({k: v for k, v in state.items() if k != "of_parts"})
 
     def _split(self, query: Tensor, key: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         heads = self.full * (query.shape[1] // key.shape[1])

@@ -124,7 +124,7 @@ def test_the_card_of_the_cache_is_in_the_config(saved: Any) -> None:
     kept = {"policy": "accumulated", "budget": 7, "recent": 3, "forgetting": 0.9}
     blocks = {int(k): v.get("kv_cache") for k, v in config["per_layer_config"].items()}
     assert blocks == {0: kept, 1: None, 2: kept} or blocks == {0: kept, 2: kept}
-    assert (folder / "modeling_autoprune_cache.py").is_file()
+    assert {f"modeling_autoprune_{n}.py" for n in ("cache", "policies")} <= {f.name for f in folder.iterdir()}
     again = load_checkpoint(folder)
     assert isinstance(again(IDS, use_cache=True).past_key_values.layers[0], CutLayer)
 
@@ -181,7 +181,7 @@ def test_what_it_cannot_do_is_refused(saved: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["window", "accumulated"])
 def test_long_prompts_are_read_in_parts(saved: Any, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.export.modeling import modeling_autoprune_cache as caching
+    from autoprune.export.modeling import modeling_autoprune_policies as caching
 
     *_, model, _ = saved["llama", policy]
     ids: Tensor = torch.randint(VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(2))

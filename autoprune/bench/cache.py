@@ -1,8 +1,8 @@
 """`autoprune bench cache`: KV-cache budgets searched block by block, against one budget for all blocks.
 
-For each policy one search at `constraints={kv_bytes: 0.25x}`; its best plan by *selection* and the uniform one, of the
-same budget in every block (what is left over goes to the first blocks), are then decoded teacher-forced over the same
-*test* windows: KL on the second half of each, after the first was read as a prompt. Intervals are paired, 95 %.
+For each policy one search at `constraints={kv_bytes: 0.25x}`. Its best plan by *selection* and the uniform one (the
+same budget in every block, what is left over going to the first ones) are decoded teacher-forced over the same *test*
+windows: KL on the second half of each, after the first was read as a prompt. Intervals are paired, 95 %.
 """
 
 from __future__ import annotations

@@ -15,7 +15,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
-from autoprune.export.modeling import modeling_autoprune, modeling_autoprune_cache
+from autoprune.export.modeling import (
+    modeling_autoprune,
+    modeling_autoprune_cache,
+    modeling_autoprune_policies,
+)
 from autoprune.export.packed import save_packed
 from autoprune.models import FAMILIES, family_class
 from autoprune.pruning.masks.packing import Packed
@@ -117,8 +121,9 @@ def _make_self_contained(folder: Path) -> None:
                 f"from {modeling_autoprune.__name__} import", f"from .{shared.stem} import"
             )
             file.write_text(source, encoding="utf-8")
-            for needed in (shared, Path(str(modeling_autoprune_cache.__file__))):
-                shutil.copyfile(needed, folder / needed.name)
+            for needed in (modeling_autoprune, modeling_autoprune_cache, modeling_autoprune_policies):
+                path = Path(str(needed.__file__))
+                shutil.copyfile(path, folder / path.name)
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from autoprune.errors import ExportError
 from autoprune.export.checkpoint import load_checkpoint, save_checkpoint
 from autoprune.export.modeling.modeling_autoprune_cache import CutLayer
 from autoprune.export.roundtrip import Reloaded, judge, reload
+from autoprune.hardware.workload import Decode, Workload
 from autoprune.kv_policy import held_values
 from autoprune.models import adapter_for
 from autoprune.space import Plan
@@ -123,7 +124,7 @@ def test_the_card_of_the_cache_is_in_the_config(saved: Any) -> None:
     kept = {"policy": "accumulated", "budget": 7, "recent": 3, "forgetting": 0.9}
     blocks = {int(k): v.get("kv_cache") for k, v in config["per_layer_config"].items()}
     assert blocks == {0: kept, 1: None, 2: kept} or blocks == {0: kept, 2: kept}
-    assert (folder / "modeling_autoprune_cache.py").is_file()
+    assert {f"modeling_autoprune_{n}.py" for n in ("cache", "policies")} <= {f.name for f in folder.iterdir()}
     again = load_checkpoint(folder)
     assert isinstance(again(IDS, use_cache=True).past_key_values.layers[0], CutLayer)
 
@@ -143,6 +144,21 @@ def test_rows_of_a_cache_can_be_chosen_and_repeated(saved: Any, policy: str) -> 
     assert past.get_seq_length(0) == 0
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_steps_can_be_taken_back_once_they_are_recorded(saved: Any, policy: str) -> None:
+    *_, model, _ = saved["llama", policy]
+    new = torch.randint(VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        past = model(IDS, use_cache=True).past_key_values
+        past.activate_past_recording()
+        model(new[:, :5], past_key_values=past)
+        past.crop(-3)
+        assert past.get_seq_length(0) == PROMPT + 2
+        found = model(new[:, 5:], past_key_values=past).logits
+    expected = decoded(model, torch.cat((IDS, new[:, [0, 1, 5]]), 1))[:, -1:]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_beams_carry_their_own_caches(saved: Any) -> None:
     *_, model, _ = saved["llama", "accumulated"]
     out = model.generate(IDS, max_new_tokens=6, num_beams=3, do_sample=False, pad_token_id=0)
@@ -159,16 +175,25 @@ def test_what_it_cannot_do_is_refused(saved: Any) -> None:
     with pytest.raises(ValueError, match="give it an empty cache"):
         model(IDS, past_key_values=used)
     past = model(IDS, past_key_values=DynamicCache(), use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="cannot be cropped"):
+    with pytest.raises(ValueError, match="1 tokens to take back, 0 recorded"):
         past.crop(-1)
 
 
 @pytest.mark.parametrize("policy", ["window", "accumulated"])
 def test_long_prompts_are_read_in_parts(saved: Any, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.export.modeling import modeling_autoprune_cache as caching
+    from autoprune.export.modeling import modeling_autoprune_policies as caching
 
     *_, model, _ = saved["llama", policy]
     ids: Tensor = torch.randint(VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(2))
     whole = decoded(model, ids, 25)
     monkeypatch.setattr(caching, "QUERIES", 7)
     assert torch.allclose(decoded(model, ids, 25), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_decoding_is_timed_step_by_step_and_again(saved: Any, policy: str) -> None:
+    *_, model, _ = saved["llama", policy]
+    timed = Decode(model, Workload(context=PROMPT, decode_steps=2, prefill_tokens=4))
+    for _ in range(5):
+        timed()
+    assert timed.cache.get_seq_length(0) == PROMPT + 1

@@ -22,7 +22,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .modeling_autoprune_cache import NAME, fit
+from .modeling_autoprune_cache import NAME
+from .modeling_autoprune_policies import fit
 
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from autoprune.merging import MERGE
-from autoprune.space import KINDS, Plan
+from autoprune.space import KINDS, Plan, is_mask
 
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -105,7 +105,7 @@ def _short(source: str) -> str:
 def _kept(plan: Plan) -> str:
     """One row per run of equal blocks."""
     names = {(s.kind, name) for s in plan.sublayers for name, _ in s.settings}
-    columns = sorted(names, key=lambda column: (KINDS.index(column[0]), column[1]))
+    columns = sorted(names, key=lambda column: (KINDS.index(column[0]), is_mask(column[1]), column[1]))
     rows: list[tuple[int, int, list[str]]] = []
     for block in range(plan.blocks):
         cells = [_cell(name, dict(plan.at(block, kind).settings).get(name, "")) for kind, name in columns]
@@ -120,6 +120,8 @@ def _kept(plan: Plan) -> str:
 def _cell(name: str, value: object) -> str:
     if name == MERGE:
         return "of all" if value else ""
+    if is_mask(name):
+        return str(value) if value else ""  # of a sublayer that is gone
     return "gone" if name in _TITLES and value == 0 else str(value)
 
 

@@ -128,7 +128,7 @@ class EEP:
     def _selected(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
         """Phase 1: rows of some blocks move to unused experts, merge matrix and router map together."""
         genome = self._genome(_pick(ranked, FAR, 1, rng))
-        for block in np.flatnonzero(rng.random(len(genome)) < ACTIVE):
+        for block in np.flatnonzero(rng.random(len(genome)) < ACTIVE).tolist():
             for row in range(self._kept[block]):
                 unused = np.flatnonzero(genome[block, 0, : self._kept[block]].sum(0) == 0)
                 if len(unused) and rng.random() < REPLACE:
@@ -137,17 +137,17 @@ class EEP:
 
     def _mixed(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
         """Phase 2: perhaps rows of two parents, then noise on the entries of some blocks."""
-        active = rng.random(len(self._kept)) < ACTIVE
+        active = np.flatnonzero(rng.random(len(self._kept)) < ACTIVE).tolist()
         if rng.random() < CROSS:
             one, other = (self._genome(_pick(ranked, NEAR, LEAST, rng)) for _ in range(2))
             genome = one.copy()
-            for block, mixes in enumerate(active):
-                by_row = rng.random(genome.shape[2]) >= FIRST
-                rows = by_row if mixes else np.full(len(by_row), rng.random() >= 0.5)
+            for block in range(len(genome)):
+                by_row = np.asarray(rng.random(genome.shape[2]) >= FIRST)
+                rows = by_row if block in active else np.full(len(by_row), rng.random() >= 0.5)
                 genome[block][:, rows] = other[block][:, rows]
         else:
             genome = self._genome(_pick(ranked, FAR, 1, rng))
-        for block in np.flatnonzero(active):
+        for block in active:
             kept = genome[block, :, : self._kept[block]]  # a view
             kept += np.where(rng.random(kept.shape) < ENTRY, rng.normal(size=kept.shape) * SIGMA, 0.0)
             sums = kept[0].sum(-1, keepdims=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.roundtrip import RoundTrip
     from autoprune.ledger import Ledger
-    from autoprune.report.tau import Tau
+    from autoprune.report.correlation import Tau
 
 __all__ = ["Front", "Point", "export", "load", "recover", "report", "resume", "search"]
 
@@ -86,11 +86,19 @@ def resume(folder: str | Path, fork: str | Path | None = None, trust: bool = Fal
     return front
 
 
-def load(folder: str | Path) -> Any:
-    """A checkpoint written by `export`, ready to run; no remote code is needed."""
-    from autoprune.export.checkpoint import load_checkpoint
+def load(folder: str | Path, kernels: bool = True) -> Any:
+    """A checkpoint written by `export`, ready to run; no remote code is needed.
 
-    return load_checkpoint(Path(folder))
+    Masked matrices run packed, where a kernel for them is faster here than torch's dense product:
+    `model.autoprune_kernels` says how many do. Such a model runs and cannot be saved: that takes `kernels=False`.
+    """
+    from autoprune.export.checkpoint import load_checkpoint
+    from autoprune.export.running import run_loaded
+
+    model = load_checkpoint(Path(folder))
+    if kernels:
+        run_loaded(model, Path(folder))
+    return model
 
 
 def report(folders: str | Path | Sequence[str | Path], trust: bool = False) -> None:
@@ -221,6 +229,40 @@ def study_oracle(
         tau, report = study(cfg, wanted, Path(to).absolute(), command, progress)
     print(report, end="")
     return tau
+
+
+def study_scratch(
+    model: str | Path,
+    *,
+    to: str | Path,
+    plan: str | Path = "uniform@0.5",
+    data: str | Path = "auto",
+    steps: int = 300,
+    seeds: int = 1,
+    search_tokens: float = 0.0,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+) -> pd.DataFrame:
+    """A pruned model, recovered, against its architecture trained from scratch by the same recipe; prints the table.
+
+    scratch-E takes as many steps as the recovery; scratch-B, where `search_tokens` are given, the compute of search and
+    recovery together. The frame has one row a model. The same call goes on where it stopped.
+    """
+    from autoprune.config import compose
+    from autoprune.progress import Progress
+    from autoprune.run.scratch_study import REPORT, Wanted, study
+
+    wanted = Wanted(str(plan), seeds, search_tokens)
+    given = [f"model={model}", f"data={data}", "recovery=distill", f"recovery.steps={steps}", f"seed={seed}"]
+    cfg = compose([*given, "evaluator=[divergence,perplexity]", "latency.mode=off", *settings])
+    words = [f"--to={to}", f"--plan={plan}", f"--data={data}", f"--steps={steps}", f"--seeds={seeds}"]
+    words += [f"--search-tokens={search_tokens:g}", f"--seed={seed}", *settings]
+    command = "autoprune study scratch " + shlex.join([str(model), *words])
+    folder = Path(to).absolute()
+    with Progress(bool(cfg.quiet)) as progress:
+        frame = study(cfg, wanted, folder, command, progress)
+    print((folder / REPORT).read_text(encoding="utf-8"), end="")
+    return frame
 
 
 def _print_proof(target: Path, trip: RoundTrip) -> None:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from autoprune.commands import cache, leaderboard, listing, models, runs, study
+from autoprune.commands import cache, kernels, leaderboard, listing, models, runs, study
 from autoprune.commands.stopping import outcome
 from autoprune.errors import SettingError, nearest
 
@@ -21,6 +21,7 @@ COMMANDS = {
     **study.COMMANDS,
     **listing.COMMANDS,
     **cache.COMMANDS,
+    **kernels.COMMANDS,
 }
 
 WIDTH = 98

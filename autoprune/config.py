@@ -23,6 +23,8 @@ class Calibration:
     seed: int = 0  # which windows of the split
     ladder: str = "refit"
     criterion: str = "obs"
+    mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
+    expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
     reference: str = "dense"  # or uniform@r, or a file that holds a plan
 
@@ -67,6 +69,9 @@ class Config:
     seconds: float | None = None
     seed: int = 0
     window: int = 256  # tokens in a window
+    prompt_len: int | None = (
+        None  # of them a prompt, read at once and not scored; null: none, or half with a KV cache
+    )
     sequences: int = (
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )
@@ -84,7 +89,7 @@ class Config:
     uniform: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
-    memory_mb: int = 512  # bound for hidden states kept to be shared
+    memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False
@@ -95,6 +100,7 @@ LOWEST = {
     "evaluations": 1,
     "seed": 0,
     "window": 2,
+    "prompt_len": 1,
     "sequences": 1,
     "threads": 1,
     "calibration.tokens": 1,

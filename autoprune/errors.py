@@ -52,6 +52,10 @@ class MeasurementError(AutopruneError):
     exit_code = 3
 
 
+class KernelError(AutopruneError):
+    """The kernels cannot be compiled, or there is none for a matrix."""
+
+
 class StoppedError(AutopruneError):
     """The run stopped early and can be resumed."""
 

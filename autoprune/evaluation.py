@@ -46,6 +46,7 @@ class Batch:
     split: Split
     windows: tuple[int, int]
     ids: Tensor  # token ids [B, T], negative at padding, or pixel values [B, C, H, W]
+    score_mask: Tensor | None = None  # bool [B, T] positions whose logits are scored; None: all of them
     labels: Tensor | None = None  # [B], of items to classify
 
 
@@ -62,6 +63,9 @@ class Context:
     sequences: int = 8  # rows in a micro-batch
     window: int = 256
     longest: int = 1 << 20  # tokens that the model can read
+    prompt_len: int | None = (
+        None  # tokens of a window that are a prompt: what follows is scored; None: all is
+    )
 
 
 class LogitEvaluator(Protocol):
@@ -133,6 +137,7 @@ class Evaluation:
         )
         self.proxies = tuple(e for e in evaluators if isinstance(e, StreamEvaluator))
         self.sequences = sequences
+        self._prompt_len = context.prompt_len
         for evaluator in evaluators:
             evaluator.bind(context)
 
@@ -168,9 +173,9 @@ class Evaluation:
         for start in range(0, len(rows), self.sequences):
             chunk = rows[start : start + self.sequences]
             first = fidelity.windows[0] + start
-            span = (first, first + len(chunk))
+            span, ids = (first, first + len(chunk)), as_tensor(chunk)
             known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])
-            batch = Batch(fidelity.split, span, as_tensor(chunk), known)
+            batch = Batch(fidelity.split, span, ids, continuation(ids, self._prompt_len), known)
             alive = [i for i in range(len(plans)) if i not in failures]
             if self.evaluators:
                 self._pass(plans, alive, batch, values, failures)
@@ -227,6 +232,24 @@ class Evaluation:
                 "give more text or ask for fewer windows"
             )
         return windows[start:stop]
+
+
+def continuation(ids: Tensor, prompt_len: int | None) -> Tensor | None:
+    """The score mask [B, T] of sequences of which the first `prompt_len` tokens are a prompt; None without one."""
+    if prompt_len is None:
+        return None
+    return (torch.arange(ids.shape[1], device=ids.device) >= prompt_len).expand(ids.shape)
+
+
+def mean_scored(values: Tensor, batch: Batch) -> Tensor:
+    """Mean of every row over its scored positions, fp64 [B].
+
+    values [B, T], or [B, T - 1] of predicted tokens, or [B] of items.
+    """
+    if batch.score_mask is None:
+        return values.double().reshape(len(values), -1).mean(-1)
+    mask = batch.score_mask[:, : values.shape[1]]
+    return torch.where(mask, values.double(), 0.0).sum(-1) / mask.sum(-1)
 
 
 def summarise(columns: Mapping[str, list[Array]]) -> Scores:

@@ -32,8 +32,20 @@ class BuiltModel:
     def run(self, plans: Sequence[Plan], ids: Tensor, visit: Visit) -> None:
         """Logits in fp32 on the CPU, without a cache."""
         assert len(plans) == 1, "a built model is one plan"
-        found = self.model(input_ids=ids.to(self.model.device), use_cache=False).logits
-        visit(0, found.float().cpu())
+        visit(0, logits_of(self.model, ids, None))
+
+
+def logits_of(model: Any, ids: Tensor, prompt_len: int | None) -> Tensor:
+    """Logits [B, T, V] of a built model, in fp32 on the CPU; ids [B, T].
+
+    With `prompt_len` the tokens after so many are read on top of the model's own cache, as in decoding.
+    """
+    ids = ids.to(model.device)
+    if prompt_len is None or prompt_len >= ids.shape[1]:
+        return model(input_ids=ids, use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
+    prompt = model(input_ids=ids[:, :prompt_len], use_cache=True)
+    rest = model(input_ids=ids[:, prompt_len:], past_key_values=prompt.past_key_values, use_cache=True)
+    return torch.cat((prompt.logits, rest.logits), dim=1).float().cpu()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from autoprune.kv_policy import held_values
+from autoprune.patterns import masks_of, stored_bytes
 from autoprune.space import KEEP, Plan, SublayerPlan, token_keep
 
 PAGERANK_STEPS = 5
 Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
+
+EXPERT_MULTIPLE = 8  # of an expert's width: grouped products want rows of whole 16 bytes, in bfloat16 too
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Shape:
     norm_params: int = 0  # of one norm
     output_bias: bool | None = None  # whether o has a bias; None: as q, k and v
     head_norm_params: int = 0  # of the norms of queries and keys
+    group_norm_params: int = 0  # of norms over all heads at once: the share of one KV group
     position_params: int = 0  # of learned positions
     windows: tuple[int | None, ...] = ()  # tokens each block attends to; None or empty: all of them
     task: Task = "text"
@@ -42,6 +47,9 @@ class Shape:
     outside_flops: int = 0  # the same, of one item of a classifier
     bytes_per_value: int = 2
     dtype: str = "bfloat16"
+    experts: int = 0  # in each block, each `ffn` wide; 0: an FFN without router
+    experts_per_token: int = 0
+    shared_ffn: int = 0  # width of the expert that every token uses beside its own, through a gate; 0: none
 
     @property
     def heads_per_group(self) -> int:
@@ -55,7 +63,10 @@ class AnalyticCosts:
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
-    products, head included; `kv_bytes` is the cache at a context of `tokens`; `bytes` is the checkpoint's tensors.
+    products, head included; `kv_bytes` is the cache at a context of `tokens`, cut to what its policy keeps; `bytes` is
+    the checkpoint's tensors. Of a mixture of experts `flops` counts the experts that a token uses, and `expert_bytes`
+    is what all of them take in the checkpoint, without router and shared expert. Of a masked matrix only kept weights
+    count; in `bytes` it is packed, its index included, where that is smaller.
     """
 
     shape: Shape
@@ -73,29 +84,30 @@ class AnalyticCosts:
         flops = 2.0 * self.tokens * embedding
         if s.outside_params is not None:
             outside, flops = s.outside_params, float(s.outside_flops)
-        return self._costs(0, flops, 0) | {
+        return {
+            **self._nothing,
             "params_total": float(outside),
+            "flops": flops,
             "bytes": float(outside * s.bytes_per_value),
         }
-
-    def _costs(self, params: int, flops: float, cached: int) -> dict[str, float]:
-        size = self.shape.bytes_per_value
-        found = {
-            "params": float(params),
-            "params_total": float(params),
-            "flops": float(flops),
-            "kv_bytes": float(cached * size),
-            "bytes": float(params * size),
-        }
-        if self.shape.task != "text":
-            del found["kv_bytes"]
-        return found
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Costs of one sublayer; all zero when it is gone."""
         if plan.gone:
-            return self._costs(0, 0, 0)
-        return self._costs(*(self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)))
+            return self._nothing
+        params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
+        size = self.shape.bytes_per_value
+        masked, unstored = self._masked(plan)
+        found = {
+            **self._nothing,
+            **self._expert_bytes(plan),
+            "params": float(params - masked),
+            "params_total": float(params - masked),
+            "flops": float(flops - 2 * self.tokens * masked),
+            "kv_bytes": float(kv * size),
+            "bytes": float(params * size - unstored),
+        }
+        return {name: value for name, value in found.items() if name in self._nothing}
 
     def coupled(self, settings: Collection[str]) -> tuple[str, ...]:
         """FLOPs depend on the tokens that earlier blocks left over."""
@@ -121,6 +133,16 @@ class AnalyticCosts:
         heads = int(sublayer.get("kv_groups"))
         return flops + ranking_flops(keep[0], tokens, tokens - left, heads, self.shape), left
 
+    def _masked(self, plan: SublayerPlan) -> tuple[int, int]:
+        """Weights that masks leave out, and the bytes that storing the matrices packed saves."""
+        weights, unstored, size = 0, 0, self.shape.bytes_per_value
+        sizes = matrices(self.shape, plan)
+        for name, (pattern, option) in masks_of(plan).items():
+            rows, columns = sizes[name]
+            weights += rows * columns - pattern.kept(rows, columns, option)
+            unstored += rows * columns * size - stored_bytes(pattern, rows, columns, option, size)
+        return weights, unstored
+
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
         groups = int(plan.get("kv_groups"))
@@ -133,16 +155,54 @@ class AnalyticCosts:
         cached = (
             t if window is None else min(t, window - 1)
         )  # the newest token's own are not kept for the next
-        norms = s.norm_params + s.head_norm_params
-        return weights + biases + norms, 2 * t * weights + scores, 2 * keys * cached
+        norms = s.norm_params + s.head_norm_params + groups * s.group_norm_params
+        return weights + biases + norms, 2 * t * weights + scores, held_values(plan, s.head_dim, cached)
 
     def _ffn(self, plan: SublayerPlan) -> tuple[int, int, int]:
         s = self.shape
-        width = int(plan.get("width"))
         inward = 2 if s.gated else 1
-        weights = (inward + 1) * s.hidden * width
+        width = int(plan.get("width"))
+        weights = active = (inward + 1) * s.hidden * width
+        if s.experts:
+            count = int(plan.get("experts", s.experts))
+            beside = s.hidden * count  # the router
+            if s.shared_ffn:
+                beside += (inward + 1) * s.hidden * s.shared_ffn + s.hidden
+            used = min(count, int(plan.get("experts_per_token", s.experts_per_token)))
+            weights, active = count * weights + beside, used * weights + beside
         biases = inward * width + s.hidden if s.ffn_bias else 0
-        return weights + biases + s.norm_params, 2 * self.tokens * weights, 0
+        return weights + biases + s.norm_params, 2 * self.tokens * active, 0
+
+    def _expert_bytes(self, plan: SublayerPlan) -> dict[str, float]:
+        s = self.shape
+        if not s.experts or plan.kind == "attention":
+            return {}
+        values = (
+            int(plan.get("experts", s.experts)) * (3 if s.gated else 2) * s.hidden * int(plan.get("width"))
+        )
+        return {"expert_bytes": float(values * s.bytes_per_value)}
+
+    @cached_property
+    def _nothing(self) -> dict[str, float]:
+        names = ("params", "params_total", "flops", "bytes")
+        cached = ("kv_bytes",) if self.shape.task == "text" else ()
+        return dict.fromkeys((*names, *cached, *(("expert_bytes",) if self.shape.experts else ())), 0.0)
+
+
+def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; experts have none."""
+    if plan.kind == "attention":
+        groups = int(plan.get("kv_groups"))
+        queries, keys = groups * shape.heads_per_group * shape.head_dim, groups * shape.head_dim
+        inward, inner = {"q": queries, "k": keys, "v": keys}, ("o", queries)
+    elif shape.experts:
+        return {}
+    else:
+        width = int(plan.get("width"))
+        inward, inner = {"gate": width} if shape.gated else {}, ("down", width)
+        inward["up"] = width
+    found = {name: (rows, shape.hidden) for name, rows in inward.items()}
+    return {**found, inner[0]: (shape.hidden, inner[1])}
 
 
 def kept_count(tokens: int, percent: int, specials: int) -> int:
@@ -178,8 +238,8 @@ def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
             continue
         total += costs.sublayer(at // 2, sublayer)["flops"]
         if sublayer.kind == "attention":
-            queries = int(sublayer.get("kv_groups")) * shape.heads_per_group * shape.head_dim
             window = shape.windows[at // 2] if shape.windows else None
-            seen = context + 1 if window is None else min(context + 1, window)
-            total += 2.0 * 2 * (seen - 1) * queries  # `costs` has the token's own
+            cached = context if window is None else min(context, window - 1)
+            held = held_values(sublayer, shape.head_dim, cached)
+            total += 2.0 * shape.heads_per_group * held  # `costs` has the token's own
     return total

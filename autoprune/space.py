@@ -118,14 +118,21 @@ class SublayerPlan:
         """Build from keywords."""
         return SublayerPlan(kind, tuple(sorted(settings.items())))
 
-    def get(self, name: str) -> Scalar:
-        """One setting; raises SpaceError for an unknown name."""
+    def get(self, name: str, default: Scalar | None = None) -> Scalar:
+        """One setting; `default`, or SpaceError where there is none, for a name that the plan does not set."""
         for key, value in self.settings:
             if key == name:
                 return value
+        if default is not None:
+            return default
         raise SpaceError(
             f"a plan's {self.kind} has no setting {name!r}: it has {[k for k, _ in self.settings]}"
         )
+
+    @property
+    def unmasked(self) -> SublayerPlan:
+        """The same sublayer with every matrix whole."""
+        return SublayerPlan(self.kind, tuple((k, v) for k, v in self.settings if not is_mask(k)))
 
     @property
     def gone(self) -> bool:
@@ -151,6 +158,11 @@ class Plan:
     def blocks(self) -> int:
         """Number of blocks."""
         return len(self.sublayers) // 2
+
+    @property
+    def unmasked(self) -> Plan:
+        """The same plan with every matrix whole."""
+        return Plan(tuple(s.unmasked for s in self.sublayers))
 
     def at(self, block: int, kind: Kind) -> SublayerPlan:
         """One sublayer."""

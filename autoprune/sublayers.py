@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from autoprune.errors import InfeasibleError, SettingError, SpaceError
+from autoprune.merging import MergedSpace
 from autoprune.objective import Constraint
 from autoprune.shape import Shape, full_plan
 from autoprune.space import (
     KINDS,
+    ArrayGene,
     Candidate,
     CostModel,
     CostTable,
@@ -21,6 +23,7 @@ from autoprune.space import (
     OptionGene,
     Plan,
     PlanCosts,
+    Scalar,
     SublayerPlan,
     digest,
 )
@@ -40,18 +43,35 @@ class SpacePart(Protocol):
         """The genes of a model; raises SettingError when the model has no such sites."""
 
 
-def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace:
+@runtime_checkable
+class Settled(Protocol):
+    """A part that gives the sublayers of its genes further settings, which nothing searches."""
+
+    def settled(self, shape: Shape) -> Mapping[str, Scalar]:
+        """Those settings by name."""
+
+
+def join(parts: Sequence[SpacePart], shape: Shape, costs: Sequence[CostModel]) -> SublayerSpace | MergedSpace:
     """The space of all parts' genes, in depth order, those of one sublayer in the order of the parts.
 
-    What a gene sets is, in the full plan, at its last option. Raises SettingError when two parts set the same.
+    What a gene sets is, in the full plan, at its last option; array genes come last. Raises SettingError when two parts
+    set the same.
     """
-    genes = sorted((g for part in parts for g in part.genes(shape)), key=_position)
+    owned = [(g, part) for part in parts for g in part.genes(shape)]
+    genes = sorted((g for g, _ in owned), key=_position)
     seen: set[str] = set()
     for gene in genes:
         if gene.name in seen:
             raise SettingError(f"space: two groups set {gene.name}; leave one out")
         seen.add(gene.name)
-    return SublayerSpace(tuple(genes), _completed(full_plan(shape), genes), tuple(costs))
+    settled: dict[int, dict[str, Scalar]] = {}
+    for gene, part in owned:
+        if isinstance(part, Settled):
+            settled.setdefault(_position(gene), {}).update(part.settled(shape))
+    options = [g for g in genes if isinstance(g, OptionGene)]
+    space = SublayerSpace(tuple(options), _completed(full_plan(shape), options, settled), tuple(costs))
+    arrays = tuple(g for g in genes if isinstance(g, ArrayGene))
+    return MergedSpace(space, arrays) if arrays else space
 
 
 def joint_options(parts: Sequence[SpacePart], shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -65,9 +85,9 @@ def joint_options(parts: Sequence[SpacePart], shape: Shape) -> dict[str, tuple[i
     return found
 
 
-def _completed(plan: Plan, genes: Sequence[Gene]) -> Plan:
-    """The plan with the genes' settings, each at its last option."""
-    sublayers = [dict(s.settings) for s in plan.sublayers]
+def _completed(plan: Plan, genes: Sequence[Gene], settled: Mapping[int, Mapping[str, Scalar]]) -> Plan:
+    """The plan with the genes' settings, each at its last option, and what parts settle for a sublayer."""
+    sublayers = [{**dict(s.settings), **settled.get(i, {})} for i, s in enumerate(plan.sublayers)]
     for gene in genes:
         sublayers[_position(gene)][gene.setting] = _options(gene)[-1]
     return Plan(
@@ -114,7 +134,8 @@ class SublayerSpace:
     def decode(self, candidate: Candidate) -> Plan:
         """The plan of a candidate; raises SpaceError when values do not fit the genes.
 
-        Nothing else matters of a sublayer that is gone: all its settings are zero.
+        Nothing else matters of a sublayer that is gone: all its settings are zero. No token uses more experts than
+        are kept.
         """
         indices = candidate.indices()
         if len(indices) != len(self.genes):
@@ -137,6 +158,11 @@ class SublayerSpace:
             found = SublayerPlan.of(self.full.sublayers[position].kind, **settings)
             if found.gone:
                 found = SublayerPlan.of(found.kind, **dict.fromkeys(settings, 0))
+            elif (
+                "experts" in settings and "experts_per_token" in settings
+            ):  # no token uses more than there are
+                used = min(int(settings["experts"]), int(settings["experts_per_token"]))
+                found = SublayerPlan.of(found.kind, **{**settings, "experts_per_token": used})
             self._decoded[position, choice] = found
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from autoprune.objective import Constraint
 from autoprune.space import Candidate, OptionGene, Space
@@ -14,14 +14,19 @@ COMBINATIONS = 4096  # of options between the kinds of sites
 SPLITS = 3  # how many divisions between the kinds of sites are tried
 
 
-def uniform_candidates(space: Space, ratio: float, metric: str = "params") -> list[Candidate]:
+def uniform_candidates(
+    space: Space, ratio: float, metric: str = "params", changes: Callable[[str], bool] = lambda setting: True
+) -> list[Candidate]:
     """Up to three uniform candidates with the largest cost <= ratio x dense, closest to equal fractions first.
 
     Every kind of site keeps one option in all blocks; what the budget leaves over is filled from block 0 up, one
     option a site. The best of them on the selection split is `uniform@ratio`. Empty when nothing uniform fits.
+    `changes` says of which settings: the others stay as they are in the dense model.
     """
     limit = Constraint(metric, ratio * space.cost(space.dense)[metric])
-    groups = _groups(space)
+    groups = [g for g in _groups(space) if changes(space.genes[g[0]].setting)]
+    if not groups:
+        return []
     found = []
     for head in _heads(space, groups):
         last = _largest(space, groups, head, limit)
@@ -46,7 +51,8 @@ def _groups(space: Space) -> list[list[int]]:
     """Gene indices by kind of site, in order of first appearance."""
     groups: dict[tuple[str, str], list[int]] = {}
     for index, gene in enumerate(space.genes):
-        groups.setdefault((gene.kind, gene.setting), []).append(index)
+        if isinstance(gene, OptionGene):
+            groups.setdefault((gene.kind, gene.setting), []).append(index)
     return list(groups.values())
 
 
@@ -57,7 +63,7 @@ def _options(space: Space, group: Sequence[int]) -> tuple[int, ...]:
 
 
 def _at(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[int]) -> Candidate:
-    values = [0] * len(space.genes)
+    values = list(space.dense.values)
     for group, level in zip(groups, levels, strict=True):
         for gene in group:
             values[gene] = level
@@ -87,8 +93,8 @@ def _imbalance(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[i
 
 def _fill(space: Space, candidate: Candidate, limit: Constraint) -> Candidate:
     for index, gene in enumerate(space.genes):
-        value = candidate.indices()[index]
-        if isinstance(gene, OptionGene) and value + 1 < len(gene.options):
+        value = candidate.values[index]
+        if isinstance(gene, OptionGene) and isinstance(value, int) and value + 1 < len(gene.options):
             raised = candidate.with_value(index, value + 1)
             candidate = raised if _fits(space, raised, limit) else candidate
     return candidate

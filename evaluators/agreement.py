@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from autoprune.evaluation import Batch, Context
+from autoprune.evaluation import Batch, Context, mean_scored
 from evaluators.dense import DenseBatch
 
 
@@ -31,6 +31,6 @@ class Agreement:
 
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
         """Share of each sequence, fp64 [B]; logits [B, T, V] or [B, classes]; NaN where they are not finite."""
-        same = (logits.argmax(-1) == self._dense.of(batch)).double()
-        share = same.reshape(len(same), -1).mean(-1) + 0.0 * logits.flatten(1).sum(-1).double()
+        same = logits.argmax(-1) == self._dense.of(batch)
+        share = mean_scored(same, batch) + 0.0 * logits.flatten(1).sum(-1).double()
         return {"agreement": share, "disagreement": 1.0 - share}

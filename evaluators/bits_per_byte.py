@@ -38,4 +38,8 @@ class BitsPerByte:
         targets = batch.ids[:, 1:]
         chosen = torch.gather(logits[:, :-1], -1, targets[..., None]).squeeze(-1)
         nll = (torch.logsumexp(logits[:, :-1], dim=-1) - chosen).double()
-        return {"bits": nll.sum(-1) / math.log(2), "bytes": self._bytes[targets].sum(-1)}
+        sizes = self._bytes[targets]
+        if batch.score_mask is not None:
+            mask = batch.score_mask[:, :-1]
+            nll, sizes = torch.where(mask, nll, 0.0), sizes * mask
+        return {"bits": nll.sum(-1) / math.log(2), "bytes": sizes.sum(-1)}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoprune.errors import SettingError
-from autoprune.evaluation import Batch, Context
+from autoprune.evaluation import Batch, Context, mean_scored
 
 FILE = "teacher.safetensors"
 FORMAT = 2
@@ -21,7 +21,7 @@ ROUNDING = 1e-8  # a tail below it is what is left of fp32 sums, not a probabili
 
 
 class Divergence:
-    """`kl`: mean over tokens of KL(dense || plan) in nats, over the dense model's top-k tokens and one tail bin.
+    """`kl`: mean over scored tokens of KL(dense || plan) in nats, over the dense model's top-k tokens and one tail bin.
 
     The tail bin holds all other tokens, so the value is a lower bound of the full KL that is tight for k >= 512. The
     dense model's side is computed once per micro-batch and kept on disk: k token ids (int16 or int32), k
@@ -55,7 +55,7 @@ class Divergence:
         if teacher.tail is not None:
             rest = (1.0 - logp.exp_().sum(-1)).clamp_min(ROUNDING)
             kl = kl + teacher.tail * (teacher.tail.log() - rest.log())
-        return {"kl": kl.double().reshape(len(kl), -1).mean(-1)}
+        return {"kl": mean_scored(kl, batch)}
 
     def _teacher(self, batch: Batch) -> _Teacher:
         key = (batch.split.value, *batch.windows)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from autoprune.evaluation import Batch, Context
+from autoprune.evaluation import Batch, Context, mean_scored
 from evaluators.dense import DenseBatch
 
 
@@ -32,10 +32,10 @@ class FullDivergence:
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
         """Mean KL of each sequence, fp64 [B]; logits [B, T, V]."""
         rows = zip(self._dense.of(batch), logits, strict=True)
-        return {"kl_full": torch.stack([_kl(dense, plan) for dense, plan in rows])}
+        return {"kl_full": mean_scored(torch.stack([_kl(dense, plan) for dense, plan in rows]), batch)}
 
 
 def _kl(dense: Tensor, plan: Tensor) -> Tensor:
-    """Of one sequence [T, V]: fp64 of a whole batch would be too large."""
+    """Of the tokens [T] of one sequence [T, V]: fp64 of a whole batch would be too large."""
     p, q = torch.log_softmax(dense.double(), -1), torch.log_softmax(plan.double(), -1)
-    return (p.exp() * (p - q)).sum(-1).mean()
+    return (p.exp() * (p - q)).sum(-1)

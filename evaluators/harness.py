@@ -20,6 +20,7 @@ from lm_eval.evaluator import evaluate
 
 Answer = tuple[float, bool]  # log-likelihood of a continuation, and whether it is the greedy one
 SCORED = ("loglikelihood", "multiple_choice")
+UNANSWERED = "evaluator.tasks.tasks: only log-likelihoods of continuations are answered"
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,10 @@ class _Reader(TemplateLM):  # type: ignore[misc]
         return [(0.0, False)] * len(requests)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        raise NotImplementedError
+        raise SettingError(UNANSWERED)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        raise NotImplementedError
+        raise SettingError(UNANSWERED)
 
 
 class _Teller(_Reader):

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from autoprune.evaluation import Batch, Context
+from autoprune.evaluation import Batch, Context, mean_scored
 
 
 class Perplexity:
@@ -25,4 +25,4 @@ class Perplexity:
         targets = batch.ids[:, 1:, None]
         total = torch.logsumexp(logits[:, :-1], dim=-1)
         chosen = torch.gather(logits[:, :-1], -1, targets).squeeze(-1)
-        return {"nll": (total - chosen).double().mean(-1)}
+        return {"nll": mean_scored(total - chosen, batch)}

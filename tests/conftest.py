@@ -11,6 +11,8 @@ import pytest
 
 for _name, _value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}.items():
     os.environ.setdefault(_name, _value)
+if not Path("/dev/nvidia0").exists():  # before anything imports triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

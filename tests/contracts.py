@@ -74,6 +74,19 @@ class SearcherContract:
         other = dataclasses.replace(problem, seed=problem.seed + 1)
         assert trace(self.make(problem), problem) != trace(self.make(other), other)
 
+    def test_every_generator_has_a_seed(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where much fails, too: a draw without one shows when a run is resumed, and then only at times."""
+        made = np.random.default_rng
+
+        def seeded(seed: Any = None) -> np.random.Generator:
+            assert seed is not None, "a generator without a seed was made"
+            return made(seed)
+
+        searcher = self.make(problem)
+        evaluate = failing(Tabular(problem.space), lambda p: p.id % 2 == 0)
+        monkeypatch.setattr(np.random, "default_rng", seeded)
+        drive(searcher, evaluate, 120)
+
     def test_ids_count_up_from_zero(self, problem: Problem) -> None:
         done = drive(self.make(problem), Tabular(problem.space), 100)
         assert [r.proposal.id for r in done] == list(range(len(done)))

@@ -28,7 +28,7 @@ SIZES = {
 class Family:
     """Stock classes by their names in transformers, settings of a tiny model, and where its parts stand.
 
-    `out`: the output projection of each sublayer below its block. `variants`: settings to change, by name.
+    `out`: the output projections of each sublayer below its block. `variants`: settings to change, by name.
     """
 
     config: str
@@ -38,6 +38,8 @@ class Family:
     blocks: str = "model.layers"
     out: Mapping[str, str] = field(default_factory=lambda: OUT)
     adapter: str | None = None  # of a family that is not built in
+    step: int = 1  # widths are multiples of this
+    whole_norms: bool = False  # queries and keys are normed over all heads at once
 
     def make(self, variant: str, **settings: Any) -> Any:
         """A dense model with random weights, norms and biases included."""
@@ -161,6 +163,50 @@ ENCODERS = {  # families of classifiers
     "deit": Family("DeiTConfig", "DeiTForImageClassification", {"plain": {}}, IMAGES, "deit.layers", VIT_OUT),
 }
 TAUGHT = replace(ENCODERS["deit"], model="DeiTForImageClassificationWithTeacher")
+EXPERTS, USED, SHARED, STEP = 6, 2, 10, 8
+MOE = {k: v for k, v in SIZES.items() if k != "intermediate_size"}
+MOE |= {"num_experts": EXPERTS, "num_experts_per_tok": USED}
+STACK = {"attention": "self_attn.o_proj", "ffn": "mlp.experts.down_proj"}
+NORMED = {"norm_topk_prob": True}
+FAMILIES |= {
+    "qwen3_moe": Family(
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {
+            "normed": {**UNTIED, **NORMED},
+            "window": {**TIED, "use_sliding_window": True, "sliding_window": WINDOW},
+            "biases": {**NORMED, "attention_bias": True, "output_router_logits": True},
+        },
+        {**MOE, "head_dim": HEAD_DIM, "moe_intermediate_size": STEP * FFN},
+        out=STACK,
+        step=STEP,
+    ),
+    "mixtral": Family(
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        {"untied": UNTIED, "window": {**TIED, "sliding_window": WINDOW}},
+        {**SIZES, "intermediate_size": STEP * FFN, "num_local_experts": EXPERTS, "num_experts_per_tok": USED},
+        out=STACK,
+        step=STEP,
+    ),
+    "qwen2_moe": Family(
+        "Qwen2MoeConfig",
+        "Qwen2MoeForCausalLM",
+        {"untied": UNTIED, "windows": {**TIED, **SOME_WINDOWS, **NORMED, "max_window_layers": 2}},
+        {**MOE, "moe_intermediate_size": STEP * FFN, "shared_expert_intermediate_size": SHARED},
+        out={**STACK, "ffn": "mlp.experts.down_proj,mlp.shared_expert.down_proj"},
+        step=STEP,
+    ),
+    "olmoe": Family(
+        "OlmoeConfig",
+        "OlmoeForCausalLM",
+        {"untied": UNTIED, "tied": {**TIED, **NORMED, "num_key_value_heads": HEADS}},
+        {**MOE, "intermediate_size": STEP * FFN},
+        out=STACK,
+        step=STEP,
+        whole_norms=True,
+    ),
+}
 CASES = [(name, variant) for name, family in FAMILIES.items() for variant in family.variants]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,9 @@ from transformers import DynamicCache
 
 from autoprune.export.assemble import build, mixed_config
 from autoprune.models import adapter_for
-from autoprune.space import KINDS, Kind, Plan, SublayerPlan
+from autoprune.space import KINDS, Plan, SublayerPlan
 from tests.families import Family
+from tests.zeroing import zeroed
 
 
 @dataclass
@@ -39,25 +39,24 @@ class Case:
     def plans(self) -> dict[str, Plan]:
         """Plans of every kind."""
         groups, width = self.full
-        few = max(1, groups // 2)
+        few, step = max(1, groups // 2), self.family.step
         return {
             "full": Plan.of([(groups, width)] * 3),
-            "narrow": Plan.of([(groups, 9)] * 3),
-            "mixed": Plan.of([(groups, 5), (few, width), (few, 1)]),
-            "gone": Plan.of([(0, width), (groups, 0), (few, 7)]),
-            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7)]),
-            "no_attention": Plan.of([(0, 9)] * 3),
+            "narrow": Plan.of([(groups, 9 * step)] * 3),
+            "mixed": Plan.of([(groups, 5 * step), (few, width), (few, step)]),
+            "gone": Plan.of([(0, width), (groups, 0), (few, 7 * step)]),
+            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7 * step)]),
+            "no_attention": Plan.of([(0, 9 * step)] * 3),
             "nothing": Plan.of([(0, 0)] * 3),
         }
 
     def kept(self, block: int, plan: SublayerPlan) -> Mapping[str, Tensor]:
         """The last units, out of order; all of them in order, to compare exactly."""
-        units, weights = self.adapter.units(plan.kind), self.adapter.weights(block, plan.kind)
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        order = (
-            torch.arange(units.count) if count == units.count else torch.arange(units.count).flip(0)[:count]
-        )
-        return units.take(weights, order)  # type: ignore[no-any-return]
+        weights = self.adapter.weights(block, plan.kind)
+        for setting, units in self.adapter.all_units(plan.kind).items():
+            count, order = int(plan.get(setting, units.count)), torch.arange(units.count)
+            weights = units.take(weights, order if count == units.count else order.flip(0)[:count])
+        return weights  # type: ignore[no-any-return]
 
     def install(self, plan: Plan) -> Any:
         """The physically smaller model; not to be changed."""
@@ -84,30 +83,12 @@ class Case:
                     sublayer = None if plan is None else plan.at(block, kind)
                     if sublayer is None or not sublayer.gone:
                         weights = self.kept(block, sublayer) if sublayer else adapter.weights(block, kind)
-                        state = adapter.run_sublayer(block, kind, state, weights)
+                        state = adapter.run_sublayer(block, kind, state, weights, sublayer)
             return adapter.head(state)  # type: ignore[no-any-return]
 
     def zeroed(self, plan: Plan) -> Any:
         """The dense model with the output of lost units set to zero; of lost sublayers all of it."""
-        twin = copy.deepcopy(self.model)
-        for block, layer in enumerate(twin.get_submodule(self.family.blocks)):
-            for kind in KINDS:
-                out, count = layer.get_submodule(self.family.out[kind]), self.adapter.units(kind).count
-                kept = int(plan.at(block, kind).get(self.adapter.unit_setting(kind)))
-                columns = out.weight if type(out).__name__ == "Conv1D" else out.weight.T
-                with torch.no_grad():
-                    columns[: len(columns) // count * (count - kept)] = 0
-                    if not kept and out.bias is not None:
-                        out.bias.zero_()
-                if not kept and self.adapter.layout.post_norm:
-                    self._unnormed(layer, kind)
-        return twin
-
-    def _unnormed(self, layer: Any, kind: Kind) -> None:
-        """A norm after the residual goes with its sublayer."""
-        modules = self.adapter.layout.modules(kind)
-        owner, _, name = next(p for p, names in modules.items() if names == ("norm",)).rpartition(".")
-        setattr(layer.get_submodule(owner), name, torch.nn.Identity())
+        return zeroed(self.family, self.model, self.adapter, plan)
 
 
 def inputs(model: Any, ids: Tensor) -> dict[str, Any]:

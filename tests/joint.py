@@ -18,10 +18,10 @@ class Shares:
     """A share of every sublayer's weights, in per cent."""
 
     def options(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        return {"all.share": KEPT}
+        return {"share": KEPT}
 
     def genes(self, shape: Shape) -> list[OptionGene]:
-        return [OptionGene(b, kind, "all.share", KEPT) for b in range(shape.blocks) for kind in KINDS]
+        return [OptionGene(b, kind, "share", KEPT) for b in range(shape.blocks) for kind in KINDS]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ShareCosts:
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         whole = AnalyticCosts(self.shape).sublayer(block, plan)["params"]
-        return {"weights": whole * float(plan.get("all.share")) / 100}
+        return {"weights": whole * float(plan.get("share")) / 100}
 
 
 def joint_space() -> SublayerSpace:

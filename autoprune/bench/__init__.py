@@ -20,6 +20,13 @@ BENCHMARKS = (
     "stage",
     "ablation",
     "proxies",
+    "kernels",
+    "decode",
+    "gpu",
+    "experts",
+    "joint",
+    "cache",
+    "criteria",
     "tokens",
 )  # modules of this package with a `main(args)`
 

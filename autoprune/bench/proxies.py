@@ -23,7 +23,7 @@ from autoprune.errors import SettingError
 from autoprune.evaluation import Failure, WindowEvaluator
 from autoprune.objective import Constraint, Fidelity, Split
 from autoprune.progress import Progress
-from autoprune.report.correlation import LEAST, Ranking, ranking
+from autoprune.report.correlation import LEAST, Tau, ranking
 from autoprune.run.parts import Parts, open_parts
 from autoprune.space import Candidate, Plan, Space
 
@@ -40,7 +40,7 @@ class Group:
     figures: Mapping[str, list[float]]
     quality: list[float]
 
-    def rank(self, name: str) -> Ranking | None:
+    def rank(self, name: str) -> Tau | None:
         """How a figure ranks them."""
         return ranking(self.figures[name], self.quality)
 
@@ -132,8 +132,8 @@ def _table(groups: Sequence[Group], seconds: Mapping[str, float]) -> str:
         cells = [name, f"{seconds[name]:.4f}" if name in seconds else "0"]
         for group in groups:
             own, base = group.rank(name), group.rank("params")
-            cells += ["constant", "–"] if own is None else [own.text, f"{own.rho:+.2f}"]
-            cells.append("constant" if base is None else f"{base.tau:+.2f}")
+            cells += ["constant", "–"] if own is None else [own.cell, f"{own.rho:+.2f}"]
+            cells.append("constant" if base is None else f"{base.value:+.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -94,7 +94,7 @@ def gap(name: str, kind: str, seed: int, windows: int) -> tuple[float, int]:
         if spent >= windows:
             break
     best = min(map(evaluate.loss, finalists(made, told, limit)))
-    return best / evaluate.optimum(limit) - 1.0, spent
+    return max(0.0, best / evaluate.optimum(limit) - 1.0), spent  # below 0 by rounding only
 
 
 def driven(made: Searcher, evaluate: Evaluate) -> Iterator[list[Result]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,14 +14,18 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from autoprune.errors import ExportError
+from autoprune.export.packed import masks
+from autoprune.kv_policy import KVPolicy, policy_of
 from autoprune.models.decoder import Decoder
+from autoprune.shape import EXPERT_MULTIPLE
 from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, token_keep
 
 Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
 """(block, what the sublayer keeps) -> its tensors by short name; never called for a sublayer that is gone.
 
 Attention: norm [d], q [g*rep*hd, d], k and v [g*hd, d], o [d, g*rep*hd]; FFN: norm [d], gate and up [w, d],
-down [d, w]; and whatever else the dense model has: biases `*_bias`, q_norm and k_norm [hd].
+down [d, w], with experts in front where there are some; and whatever else the dense model has: biases `*_bias`, q_norm
+and k_norm [hd], router [e, d].
 """
 
 _SKIP = {"attention": "attention", "ffn": "mlp"}
@@ -34,13 +39,16 @@ def assemble(adapter: Decoder, plan: Plan, weights: Weights, dtype: torch.dtype)
     shares no memory with the result, which is of the family's stock class where its config can express the plan, else
     of the mixed one. Raises ExportError when a tensor does not fit.
     """
-    return build(adapter, plain_config(adapter, plan) or mixed_config(adapter, plan), plan, weights, dtype)
+    config = plain_config(adapter, plan) or mixed_config(adapter, plan)
+    if named := {name: [pattern.text, option] for name, (pattern, option) in masks(plan).items()}:
+        config.autoprune_masks = named
+    return build(adapter, config, plan, weights, dtype)
 
 
 def plain_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig | None:
     """The stock config of a plan with equal blocks, nothing gone and sizes it accepts; None otherwise."""
     sizes, layout = _sizes(adapter, plan), adapter.layout
-    if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes):
+    if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes) or _cuts(plan):
         return None
     if any(token_keep(s) for s in plan.sublayers):
         return None
@@ -66,8 +74,17 @@ def mixed_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig:
             blocks[i]["skip"] = skip
         if keep := token_keep(plan.at(i, "attention")):
             blocks[i][f"{KEEP}{keep[0]}"] = keep[1]
+    for i, policy in _cuts(plan).items():
+        blocks[i]["kv_cache"] = {"policy": policy.name, **asdict(policy)}
     family = adapter.layout.mixed.config_class
     return family(**(_carried(adapter) | common | {"per_layer_config": blocks}))  # type: ignore[no-any-return]
+
+
+def _cuts(plan: Plan) -> dict[int, KVPolicy]:
+    """The policies of those KV caches that do not keep everything, by block."""
+    attention = {i: plan.at(i, "attention") for i in range(plan.blocks)}
+    found = {i: policy_of(s) for i, s in attention.items() if not s.gone}
+    return {i: policy for i, policy in found.items() if policy is not None}
 
 
 def build(
@@ -111,15 +128,16 @@ def _kept(adapter: Decoder, plan: Plan, weights: Weights) -> Iterator[tuple[str,
 
 def _check_shapes(adapter: Decoder, block: int, sublayer: SublayerPlan, given: Mapping[str, Tensor]) -> None:
     kind: Kind = sublayer.kind
-    dense, units = adapter.weights(block, kind), adapter.units(kind)
+    dense, units = adapter.weights(block, kind), adapter.all_units(kind)
     where = f"block {block}'s {kind}"
     for short, tensor in dense.items():
         if short not in given:
             raise ExportError(f"{where} was given no {short}")
         needed = list(tensor.shape)
-        if short in units.slices:
-            dim, size = units.slices[short]
-            needed[dim] = size * int(sublayer.get(adapter.unit_setting(kind)))
+        for setting, owned in units.items():
+            if short in owned.slices:
+                dim, size = owned.slices[short]
+                needed[dim] = size * int(sublayer.get(setting, owned.count))
         if list(given[short].shape) != needed:
             raise ExportError(f"{where}: {short} is {list(given[short].shape)}, the plan needs {needed}")
     if unknown := sorted(given.keys() - dense.keys()):
@@ -133,12 +151,13 @@ def _copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _dense_sizes(adapter: Decoder) -> dict[str, int]:
     shape = adapter.shape
-    return adapter.layout.sizes(shape.heads, shape.kv_groups, shape.ffn)
+    plain = adapter.layout.sizes(shape.heads, shape.kv_groups, shape.ffn)
+    return plain | adapter.layout.routing(shape.experts, shape.experts_per_token)
 
 
 def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
     """Config sizes of each block's sublayers that are not gone; refuses a plan of another model."""
-    shape = adapter.shape
+    shape, layout = adapter.shape, adapter.layout
     if plan.blocks != shape.blocks:
         raise ExportError(f"the plan has {plan.blocks} blocks, the model {shape.blocks}")
     sizes = []
@@ -148,8 +167,27 @@ def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
                 f"block {block} of the plan keeps {g} KV groups and FFN width {w}; "
                 f"allowed: 0..{shape.kv_groups} and 0..{shape.ffn}"
             )
-        sizes.append(adapter.layout.sizes(g * shape.heads_per_group, g, w))
+        routing = layout.routing(*_routing(adapter, block, plan.at(block, "ffn"))) if w else {}
+        sizes.append(layout.sizes(g * shape.heads_per_group, g, w) | routing)
     return sizes
+
+
+def _routing(adapter: Decoder, block: int, sublayer: SublayerPlan) -> tuple[int, int]:
+    """Experts, and experts per token; ExportError when they are not of this model, or of a width that would not run."""
+    shape = adapter.shape
+    width = int(sublayer.get("width"))
+    if shape.experts and width % EXPERT_MULTIPLE and width != shape.ffn:
+        raise ExportError(
+            f"block {block} of the plan has experts of width {width}; only multiples of {EXPERT_MULTIPLE} run"
+        )
+    experts = int(sublayer.get("experts", shape.experts))
+    used = int(sublayer.get("experts_per_token", shape.experts_per_token))
+    if experts and not (0 < used <= experts <= shape.experts):
+        raise ExportError(
+            f"block {block} of the plan keeps {experts} experts, {used} per token; "
+            f"allowed: up to {shape.experts}, and no more per token than are kept"
+        )
+    return experts, used
 
 
 def _carried(adapter: Decoder) -> dict[str, Any]:

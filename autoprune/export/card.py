@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from autoprune.space import KINDS, Plan
+from autoprune.merging import MERGE
+from autoprune.space import KINDS, Plan, is_mask
 
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
 _TASKS = {
@@ -16,6 +17,7 @@ _TASKS = {
 }
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
+_TITLES |= {"experts": "experts", "experts_per_token": "experts per token", MERGE: "merged"}
 _MIXED = """\
 Blocks differ in size, so the modelling file `modeling_autoprune_FAMILY.py` travels with the weights; it needs
 transformers >= 5.15 and your consent to run it:
@@ -54,12 +56,13 @@ def model_card(
     family: str,
     heterogeneous: bool,
     recovered: str = "",
+    masked: str = "",
     auto: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
 
-    `recovered` says how the weights were trained after the plan was built, if they were; `auto` is transformers' class
-    that loads them.
+    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored;
+    `auto` is transformers' class that loads the checkpoint.
     """
     parts = [
         _header(source, auto),
@@ -68,6 +71,8 @@ def model_card(
         "## What was kept",
         _kept(plan),
     ]
+    if masked:
+        parts += ["## Masks", masked]
     if figures:
         parts += ["## Figures", _figures(figures)]
     if recovered:
@@ -77,6 +82,19 @@ def model_card(
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
     return "\n\n".join(parts) + "\n"
+
+
+def masks_section(matrices: int, dense: int, packed: int) -> str:
+    """What there is to know of masked matrices: their number, and their bytes as they stand and packed."""
+    return (
+        f"{matrices} matrices are masked: `MATRIX.PATTERN` above says how many per cent, or N of M inputs, are kept. "
+        f"`model.safetensors` holds them whole, with zeros in place ({dense:,} bytes), so any loader can run them. "
+        f"`packed/masked.safetensors` holds the same matrices packed ({packed:,} bytes, index included); "
+        "`autoprune.export.packed.load_packed` reads them, `to_dense()` gives them back bit for bit.\n\n"
+        "`autoprune.load(FOLDER)` runs them packed where a kernel is faster on the machine at hand than the "
+        "dense product; under other loaders this model runs as fast as one without masks. Ratios of bytes, "
+        "parameters and FLOPs count what is kept (bytes: packed, where that is smaller), latencies are those measured."
+    )
 
 
 def _header(source: str, auto: str) -> str:
@@ -95,7 +113,7 @@ def _short(source: str) -> str:
 def _kept(plan: Plan) -> str:
     """One row per run of equal blocks."""
     names = {(s.kind, name) for s in plan.sublayers for name, _ in s.settings}
-    columns = sorted(names, key=lambda column: (KINDS.index(column[0]), column[1]))
+    columns = sorted(names, key=lambda column: (KINDS.index(column[0]), is_mask(column[1]), column[1]))
     rows: list[tuple[int, int, list[str]]] = []
     for block in range(plan.blocks):
         cells = [_cell(name, dict(plan.at(block, kind).settings).get(name, "")) for kind, name in columns]
@@ -108,6 +126,10 @@ def _kept(plan: Plan) -> str:
 
 
 def _cell(name: str, value: object) -> str:
+    if name == MERGE:
+        return "of all" if value else ""
+    if is_mask(name):
+        return str(value) if value else ""  # of a sublayer that is gone
     return "gone" if name in _TITLES and value == 0 else str(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
-from autoprune.export.modeling import modeling_autoprune, modeling_autoprune_encoder
+from autoprune.export.modeling import (
+    modeling_autoprune,
+    modeling_autoprune_cache,
+    modeling_autoprune_encoder,
+    modeling_autoprune_policies,
+)
+from autoprune.export.packed import save_packed
 from autoprune.models import FAMILIES, family_class
 from autoprune.models.load import auto_class
+from autoprune.pruning.masks.packing import Packed
 from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
 
@@ -58,9 +66,16 @@ def _unwritable(to: Path, reason: str | None) -> SettingError:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, to: Path, card: str, plan: Plan
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    to: Path,
+    card: str,
+    plan: Plan,
+    packed: Mapping[str, Packed] | None = None,
 ) -> None:
     """Write weights (safetensors), config, modelling file where needed, tokenizer, card and plan into `to`.
+
+    `packed`: masked matrices in their packed form, for a file of their own.
 
     Everything goes to a hidden folder beside `to` first, which is renamed when complete. Raises SettingError
     for a destination that is not empty or not writable, ExportError when writing fails.
@@ -75,6 +90,8 @@ def save_checkpoint(
             raise _unwritable(to, error.strerror) from error
         try:
             _write(model, tokenizer, partial, card, plan)
+            if packed:
+                save_packed(packed, partial)
             if target.is_dir():
                 target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
             partial.rename(target)
@@ -106,7 +123,9 @@ def _make_self_contained(folder: Path) -> None:
                 f"from {modeling_autoprune.__name__} import", f"from .{shared.stem} import"
             )
             file.write_text(source, encoding="utf-8")
-            shutil.copyfile(shared, folder / shared.name)
+            for needed in (modeling_autoprune, modeling_autoprune_cache, modeling_autoprune_policies):
+                path = Path(str(needed.__file__))
+                shutil.copyfile(path, folder / path.name)
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -123,11 +142,16 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
     return loaded
 
 
+def family_of(model_type: str) -> str:
+    """The family that a model type, perhaps that of a mixed class, belongs to."""
+    return model_type.removeprefix(PREFIX)
+
+
 def _register_family(folder: Path) -> list[str]:
     """Where the checkpoint is a mixed one of a built-in family; returns the architectures that it names."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model_type, architectures = config.get("model_type", ""), list(config.get("architectures") or ())
-    family = str(model_type).removeprefix(PREFIX)
+    model_type, architectures = str(config.get("model_type", "")), list(config.get("architectures") or ())
+    family = family_of(model_type)
     if family != model_type and family in FAMILIES:
         layouts = family_class(family).layouts()
         named = [layout.mixed for layout in layouts if layout.mixed.__name__ in architectures]

@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from autoprune.errors import ExportError
+from autoprune.export.modeling.modeling_autoprune import MixedConfig
+from autoprune.forward import logits_of
 
 LOGIT_TOLERANCE = 1e-4
 CACHED_TOLERANCE = 1e-3
@@ -75,12 +77,10 @@ def judge(
     model: PreTrainedModel, folder: Path, ids: Probe, expected_parameters: int, seen: Reloaded
 ) -> RoundTrip:
     """Compare what the fresh process saw with `model`; raises ExportError naming the figure that is off."""
-    want = _logits(model, ids)
+    want, cached = _logits(model, ids, 0 if seen.cached is None else seen.cached.shape[1])
     trip = RoundTrip(
         max_logit_difference=_difference(seen.full, want),
-        cached_difference=0.0
-        if seen.cached is None
-        else _difference(seen.cached, want[:, -seen.cached.shape[1] :]),
+        cached_difference=0.0 if seen.cached is None else _difference(seen.cached, cached),
         parameters=seen.parameters,
         file_bytes=sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
         expected_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -125,19 +125,24 @@ def _read(file: Path) -> Reloaded:
         return Reloaded(full, cached, int(facts["parameters"]), facts["module"])
 
 
-def _logits(model: PreTrainedModel, ids: Probe) -> Tensor:
-    """In float32 on the CPU, of a copy where the model is not so already."""
+def _logits(model: PreTrainedModel, ids: Probe, steps: int) -> tuple[Tensor, Tensor]:
+    """Logits without and the last `steps` with a cache, in float32 on the CPU, of a copy where need be.
+
+    With a cache that keeps everything they are the same, and of a classifier, which has none.
+    """
     parameters = list(model.parameters())
     exact = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
     reference: Any = model if exact and not model.training else copy.deepcopy(model)
     if reference is not model:
         reference.to("cpu", torch.float32).eval()
     with torch.inference_mode():
-        if isinstance(ids, Tensor):
-            logits: Tensor = reference(ids.cpu(), use_cache=False).logits
-        else:
-            logits = reference(**{name: tensor.cpu() for name, tensor in ids.items()}).logits
-    return logits
+        if not isinstance(ids, Tensor):
+            found: Tensor = reference(**{name: tensor.cpu() for name, tensor in ids.items()}).logits
+            return found, found
+        logits: Tensor = reference(ids.cpu(), use_cache=False).logits
+        cuts = isinstance(reference.config, MixedConfig) and reference.config.cuts()
+        decoded = logits_of(reference, ids, ids.shape[1] - steps + 1) if cuts else logits
+    return logits, decoded[:, -steps:]
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

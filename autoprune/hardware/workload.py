@@ -69,8 +69,7 @@ class Decode:
         ids, positions = _ids(model, workload.batch, length), torch.arange(length, device=model.device)[None]
         if self.context:
             _forward(model, ids[:, : self.context], positions[:, : self.context], self.cache)
-        if any(self.cache.is_sliding):
-            self.cache.activate_past_recording()  # the window could not be put back otherwise
+        self.cache.activate_past_recording()  # what throws tokens away could not be put back otherwise
         steps = range(self.context, length)
         self.tokens = tuple(ids[:, i : i + 1].clone() for i in steps)
         self.positions = tuple(positions[:, i : i + 1].clone() for i in steps)

@@ -24,13 +24,16 @@ class State:
     kept: Tensor | None = None  # [B, T] index into the original tokens; None: all of them
     valid: Tensor | None = None  # [B, T] False at padding; None: no padding
     sizes: Tensor | None = None  # [B, T] merged mass of each token; None: one each
-    prompt_len: int = 0
+    prompt_len: int | None = None  # tokens read at once, before any is decoded; None: all of them
     rope: tuple[Tensor, Tensor] | None = None  # cosine and sine at `positions`, shared by all blocks
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a site: unit u owns rows (dim 0) or columns (dim 1) u*size..(u+1)*size of each named tensor."""
+    """The units of a site: unit u owns u*size..(u+1)*size along one dimension of each named tensor.
+
+    A matrix has rows (dim 0) and columns (dim 1); in a stack of experts they are dims 1 and 2.
+    """
 
     count: int
     slices: Mapping[str, tuple[int, int]]  # tensor name -> (dim, size)
@@ -61,12 +64,16 @@ class Adapter(Protocol):
 
     model: Any
     shape: Shape
+    prompt_len: int | None  # of the states that `embed` makes
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] (negative at padding) or pixels [B, C, H, W] to the state before block 0."""
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with, for the same."""
+
+    def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+        """What enters the sublayer's first matrices, [B, T, d]."""
 
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
@@ -97,6 +104,9 @@ class Adapter(Protocol):
 
     def unit_setting(self, kind: Kind) -> str:
         """The plan setting that counts the kept units of this kind."""
+
+    def all_units(self, kind: Kind) -> Mapping[str, Units]:
+        """The units of every plan setting that counts some: those of `units`, and the experts behind a router."""
 
     def install(self, plan: Plan, weights: SublayerWeights, dtype: torch.dtype) -> Any:
         """The physically smaller model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,8 +12,10 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from autoprune.errors import UnsupportedModelError
+from autoprune.kv_policy import policy_of
 from autoprune.models import norms
 from autoprune.models.base import State, SublayerWeights, Units, Weights
+from autoprune.models.caching import attend
 from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
 from autoprune.shape import Shape
@@ -33,6 +36,7 @@ class Decoder:
     def __init__(self, model: Any, exact: bool = False) -> None:
         config, layout = model.config, self.layout
         self.model = model
+        self.prompt_len: int | None = None  # set where a run scores what follows a prompt
         self.check(config)
         self._linear = functional.linear if exact else linear
         self._eps = LAYER_NORM_EPS if layout.eps is None else float(getattr(config, layout.eps))
@@ -71,7 +75,11 @@ class Decoder:
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden = self.start(self.model.get_input_embeddings()(ids), positions)
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
-        return State(hidden, positions, rope=rope)
+        return State(hidden, positions, rope=rope, prompt_len=self.prompt_len)
+
+    def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
+        """The normed hidden states [B, T, d]: what q, k, v or gate and up see."""
+        return self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with."""
@@ -81,9 +89,9 @@ class Decoder:
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> Tensor:
         """Attention's head outputs [B, T, heads x head_dim], or the FFN's (gated) activations [B, T, width]."""
-        normed = self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
+        normed = self.entering(block, kind, state, weights)
         if kind == "attention":
-            return self._attend(block, normed, state, weights)
+            return self._attend(block, normed, state, weights, plan)
         up = self._apply("up", normed, weights)
         if "gate" not in weights:
             return self._activation(up)  # type: ignore[no-any-return]
@@ -127,6 +135,10 @@ class Decoder:
         """`kv_groups` or `width`."""
         return "kv_groups" if kind == "attention" else "width"
 
+    def all_units(self, kind: Kind) -> Mapping[str, Units]:
+        """What `units` gives, by its plan setting, and the units of further settings where there are some."""
+        return {self.unit_setting(kind): self.units(kind)}
+
     def install(self, plan: Plan, weights: SublayerWeights, dtype: torch.dtype) -> Any:
         """A model that holds only what the plan keeps."""
         from autoprune.export.assemble import assemble
@@ -144,22 +156,32 @@ class Decoder:
             mask = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).tril()
         return (scores * self._scales[block]).masked_fill(~mask, -torch.inf).softmax(-1)
 
+    def project(self, name: str, normed: Tensor, weights: Weights) -> Tensor:
+        """All heads' queries, keys or values side by side, [B, T, heads x head_dim]."""
+        return self._apply(name, normed, weights)
+
     def _apply(self, name: str, x: Tensor, weights: Weights) -> Tensor:
         return self._linear(x, weights[name], weights.get(f"{name}_bias"))
 
     def _heads(self, name: str, normed: Tensor, state: State, weights: Weights) -> Tensor:
         """Queries, keys or values, [B, heads, T, head_dim]."""
         batch, tokens, _ = normed.shape
-        found = self._apply(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
+        found = self.project(name, normed, weights).view(batch, tokens, -1, self.shape.head_dim)
         if f"{name}_norm" in weights:
             found = self.norm(found, weights[f"{name}_norm"], None, self._eps)
         found = found.transpose(1, 2)
         return found if state.rope is None or name == "v" else _rotate(found, *state.rope)
 
-    def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
+    def _attend(
+        self, block: int, normed: Tensor, state: State, weights: Weights, plan: SublayerPlan | None
+    ) -> Tensor:
         batch, tokens, _ = normed.shape
         query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
         mask = _sliding(tokens, self.shape.windows[block], normed.device)
+        prompt, policy = state.prompt_len, None if plan is None else policy_of(plan)
+        if policy is not None and prompt is not None and prompt < tokens:
+            out = attend(policy, query, key, value, prompt, self._scales[block], mask)
+            return out.transpose(1, 2).reshape(batch, tokens, -1)
         out = functional.scaled_dot_product_attention(
             query,
             key,
@@ -212,6 +234,10 @@ class Decoder:
             output_bias="o_bias" in attention,
             ffn_bias="up_bias" in ffn,
             norm_params=norm,
+            group_norm_params=sum(
+                attention[n].numel() for n in ("q_whole_norm", "k_whole_norm") if n in attention
+            )
+            // shape.kv_groups,
             head_norm_params=sum(attention[n].numel() for n in ("q_norm", "k_norm") if n in attention),
             position_params=outside - norm - shape.vocabulary * shape.hidden * (1 if shape.tied else 2),
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ class Layout:
     groups: str | None = "num_key_value_heads"
     width: str = "intermediate_size"
     fixed_heads: bool = False
+    stacked: Modules = field(default_factory=dict)  # parameters of an FFN that hold a matrix of every expert
+    experts: str | None = None  # the settings of a block's experts, and of those that a token uses
+    experts_per_token: str | None = None
     auto: str = "AutoModelForCausalLM"  # transformers' class that finds both
     post_norm: bool = False  # a sublayer's norm follows the sum with the residual
 
@@ -71,8 +75,17 @@ class Layout:
         found = {self.heads: heads} | ({self.groups: groups} if self.groups else {})
         return (found if groups else {}) | ({self.width: width} if width else {})
 
+    def routing(self, experts: int, experts_per_token: int) -> dict[str, int]:
+        """Config settings of a block's router; none where the FFN has none, or is gone (0)."""
+        if self.experts is None or self.experts_per_token is None or not experts:
+            return {}
+        return {self.experts: experts, self.experts_per_token: experts_per_token}
+
     def read(self, block: Any, kind: Kind, rows: Mapping[str, int]) -> dict[str, Tensor]:
-        """The tensors of a dense block's sublayer by short name, [out, in]; views. `rows` of each short name."""
+        """The tensors of a dense block's sublayer by short name, [out, in], of all experts [experts, out, in]; views.
+
+        `rows` of each short name.
+        """
         found: dict[str, Tensor] = {}
         for path, names in self.modules(kind).items():
             module = block.get_submodule(path)
@@ -80,6 +93,8 @@ class Layout:
             found |= _split(weight.t() if path in self.transposed else weight, names, rows, "")
             if getattr(module, "bias", None) is not None:
                 found |= _split(module.bias.detach(), names, rows, "_bias")
+        for path, names in self._stacked(kind).items():
+            found |= _split(attrgetter(path)(block).detach(), names, rows, "")
         return found
 
     def write(self, block: int, kind: Kind, given: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -90,12 +105,18 @@ class Layout:
             yield f"{place}.weight", weight.t() if path in self.transposed else weight
             if f"{names[0]}_bias" in given:
                 yield f"{place}.bias", _joined([given[f"{name}_bias"] for name in names])
+        for path, names in self._stacked(kind).items():
+            yield f"{self.blocks}.{block}.{path}", _joined([given[name] for name in names])
+
+    def _stacked(self, kind: Kind) -> Modules:
+        return self.stacked if kind == "ffn" else {}
 
 
 def _split(tensor: Tensor, names: Sequence[str], rows: Mapping[str, int], ending: str) -> dict[str, Tensor]:
-    parts = tensor.split([rows[name] for name in names]) if len(names) > 1 else (tensor,)
+    at = max(0, tensor.ndim - 2)  # rows stand before columns, and behind experts
+    parts = tensor.split([rows[name] for name in names], at) if len(names) > 1 else (tensor,)
     return {f"{name}{ending}": part for name, part in zip(names, parts, strict=True)}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    return torch.cat(list(parts), max(0, parts[0].ndim - 2)) if len(parts) > 1 else parts[0]

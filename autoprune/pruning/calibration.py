@@ -10,7 +10,7 @@ from autoprune.data import Windows, as_tensor
 from autoprune.models.base import Adapter, State, Weights
 from autoprune.pruning.ladders import OUTPUT
 from autoprune.pruning.moments import Moments
-from autoprune.space import Kind
+from autoprune.space import Kind, SublayerPlan
 
 Progress = Callable[[int, int], None]
 
@@ -45,18 +45,32 @@ class Stream:
                 inner = inner[state.valid]
                 missing = None if missing is None else missing[state.valid]
             found.add(inner, missing)
-        return found if follow else Moments(found.second, found.second @ output.double().t())
+        cross = found.cross if follow else found.second @ output.double().t()
+        return Moments(found.second, cross, found.total)
 
     def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
         wanted = self._adapter.summed(block, kind, dense, weights) - state.hidden
         bias = weights.get(f"{OUTPUT[kind]}_bias")
         return wanted if bias is None else wanted - bias
 
-    def advance(self, block: int, kind: Kind, weights: Weights | None, dense: Weights) -> None:
-        """Move on by one sublayer; the reference runs `weights`, None where the sublayer is gone."""
+    @property
+    def reference(self) -> list[State]:
+        """What enters the next sublayer of the reference, in chunks."""
+        return self._reference
+
+    def advance(
+        self,
+        block: int,
+        kind: Kind,
+        weights: Weights | None,
+        dense: Weights,
+        plan: SublayerPlan | None = None,
+    ) -> None:
+        """Move on by one sublayer; the reference runs `weights` by `plan`, None where the sublayer is gone."""
         moved = [self._adapter.run_sublayer(block, kind, s, dense) for s in self._dense]
         if self._reference is self._dense and weights is dense:
             self._reference = moved
         elif weights is not None:
-            self._reference = [self._adapter.run_sublayer(block, kind, s, weights) for s in self._reference]
+            run = self._adapter.run_sublayer
+            self._reference = [run(block, kind, s, weights, plan) for s in self._reference]
         self._dense = moved

@@ -11,13 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoprune.errors import SpaceError
+from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
+from autoprune.pruning.merging import Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
 FILE = "ladders.safetensors"
 TRANSPOSED = "_t"  # tensors whose units are columns are stored by column, so that a prefix is dense in memory
 OPTION = "@"  # `o@2` is the output projection of the option that keeps 2 units
 ORDER = "order"
+EXPERTS = "order_experts"
 OUTPUT: Mapping[Kind, str] = {"attention": "o", "ffn": "down"}  # each kind's output projection
 
 
@@ -25,11 +28,12 @@ class StoredLadders:
     """`weights` hands out prefixes of the reordered weights, and an option's own tensors where it has some."""
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
-        self._units = {kind: adapter.units(kind) for kind in KINDS}
+        self._units = {kind: dict(adapter.all_units(kind)) for kind in KINDS}
         self._setting = {kind: adapter.unit_setting(kind) for kind in KINDS}
         self._full: dict[tuple[int, Kind], dict[str, Tensor]] = {}
         self._own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
         self._views: dict[tuple[int, SublayerPlan], Weights] = {}
+        self._merged = Held()
         with safe_open(folder / FILE, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
                 block, kind, tensor = name.split(".")
@@ -37,7 +41,7 @@ class StoredLadders:
 
     def _put(self, block: int, kind: Kind, tensor: str, value: Tensor) -> None:
         if tensor.endswith(TRANSPOSED):
-            tensor, value = tensor.removesuffix(TRANSPOSED), value.t()
+            tensor, value = tensor.removesuffix(TRANSPOSED), value.mT
         tensor, _, count = tensor.partition(OPTION)
         if count:
             self._own.setdefault((block, kind, int(count)), {})[tensor] = value
@@ -45,20 +49,37 @@ class StoredLadders:
             self._full.setdefault((block, kind), {})[tensor] = value
 
     def order(self, block: int, kind: Kind) -> list[int]:
-        """Unit indices of the dense model, most important first."""
+        """Unit indices of the dense model, most important first; of experts those of each, in their order."""
         return self._full[block, kind][ORDER].tolist()
 
+    def kept(self, block: int, plan: SublayerPlan) -> list[int]:
+        """Unit indices of the dense model that a sublayer keeps, in the order in which its weights hold them."""
+        return self.order(block, plan.kind)[: int(plan.get(self._setting[plan.kind]))]
+
+    def experts(self, block: int) -> list[int]:
+        """Indices of the dense model's experts, most important first."""
+        return self._full[block, "ffn"][EXPERTS].tolist()
+
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
-        """The weights of a sublayer that keeps as many units as `plan` says; views, no copies."""
+        """The weights of a sublayer that keeps as many units as `plan` says; no masks.
+
+        Views, no copies, but for merged experts.
+        """
+        plan = plan.unmasked
         found = self._views.get((block, plan))
         if found is None:
-            count = int(plan.get(self._setting[plan.kind]))
-            units = self._units[plan.kind]
-            if not 0 < count <= units.count:
-                raise SpaceError(f"block {block} {plan.kind} keeps {count} of {units.count} units")
-            full = {n: t for n, t in self._full[block, plan.kind].items() if n != ORDER}
-            own = self._own.get((block, plan.kind, count), {})
-            found = self._views[block, plan] = {**units.prefix(full, count), **own}
+            found = {n: t for n, t in self._full[block, plan.kind].items() if n not in (ORDER, EXPERTS)}
+            text = dict(plan.settings).get(MERGE)
+            for setting, units in self._units[plan.kind].items():
+                if text is not None and setting == "experts":  # all of them are mixed
+                    return self._merged.get(block, str(text), int(plan.get("width")), found)
+                count = int(plan.get(setting, units.count))
+                if not 0 < count <= units.count:
+                    raise SpaceError(f"block {block} {plan.kind} keeps {count} of {units.count} units")
+                found = units.prefix(found, count)
+                if setting == self._setting[plan.kind]:  # which is the first
+                    found |= self._own.get((block, plan.kind, count), {})
+            self._views[block, plan] = found
         return found
 
 
@@ -70,16 +91,25 @@ class LadderFile:
 
     def site(self, block: int, kind: Kind, units: Units, weights: Weights, order: Tensor) -> None:
         """The weights of a sublayer, its units reordered."""
-        for name, tensor in units.take(weights, order).items():
-            by_column = units.slices.get(name, (0, 1))[0] == 1
-            stored = tensor.t().contiguous() if by_column else tensor.clone().contiguous()
-            self._tensors[f"{block}.{kind}.{name}{TRANSPOSED if by_column else ''}"] = stored
+        self._put(block, kind, units, units.take(weights, order))
         self._tensors[f"{block}.{kind}.{ORDER}"] = order.clone()
 
+    def experts(self, block: int, units: Units, weights: Weights, order: Tensor, neurons: Tensor) -> None:
+        """The weights of experts that are in `order` already, their neurons too: those of each, [experts, width]."""
+        self._put(block, "ffn", units, weights)
+        self._tensors[f"{block}.ffn.{ORDER}"] = neurons.clone()
+        self._tensors[f"{block}.ffn.{EXPERTS}"] = order.clone()
+
+    def _put(self, block: int, kind: Kind, units: Units, weights: Weights) -> None:
+        for name, tensor in weights.items():
+            by_column = units.slices.get(name, (0, 1))[0] == tensor.ndim - 1 > 0
+            stored = tensor.mT.contiguous() if by_column else tensor.clone().contiguous()
+            self._tensors[f"{block}.{kind}.{name}{TRANSPOSED if by_column else ''}"] = stored
+
     def option(self, block: int, kind: Kind, count: int, output: Tensor) -> None:
-        """The output projection [out, columns] that the option of `count` units has for itself."""
+        """The output projection [out, columns], of every expert, that the option of `count` units has for itself."""
         name = f"{block}.{kind}.{OUTPUT[kind]}{OPTION}{count}{TRANSPOSED}"
-        self._tensors[name] = output.t().contiguous()
+        self._tensors[name] = output.mT.contiguous()
 
     def save(self, folder: Path) -> None:
         """Write the file."""

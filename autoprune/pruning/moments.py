@@ -14,7 +14,7 @@ from autoprune.errors import SettingError
 
 @dataclass(frozen=True)
 class Moments:
-    """`second` = sum over tokens of x x^T [d, d] and `cross` = sum of x y^T [d, out], fp64.
+    """`second` = sum over tokens of x x^T [d, d], `cross` = sum of x y^T [d, out], `total` = sum of x [d]; fp64.
 
     x enters the output projection, y is what the projection should give. Each chunk's products are fp32, their sum
     over chunks is fp64 and runs in chunk order.
@@ -22,17 +22,20 @@ class Moments:
 
     second: Tensor
     cross: Tensor
+    total: Tensor
 
     @staticmethod
     def zeros(inputs: int, outputs: int) -> Moments:
         """Of no tokens."""
         wide = torch.float64
-        return Moments(torch.zeros(inputs, inputs, dtype=wide), torch.zeros(inputs, outputs, dtype=wide))
+        sizes = ((inputs, inputs), (inputs, outputs), (inputs,))
+        return Moments(*(torch.zeros(size, dtype=wide) for size in sizes))
 
     def add(self, inner: Tensor, wanted: Tensor | None = None) -> None:
         """Take in one chunk: inner [B, T, d] and, for `cross`, wanted [B, T, out]."""
         x = inner.reshape(-1, inner.shape[-1])
         self.second.add_(x.t() @ x)
+        self.total.add_(x.double().sum(0))
         if wanted is not None:
             self.cross.add_(x.t() @ wanted.reshape(-1, wanted.shape[-1]))
 

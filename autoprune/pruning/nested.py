@@ -8,15 +8,21 @@ import torch
 
 from autoprune.models.base import Adapter
 from autoprune.pruning.calibration import Progress, Stream
-from autoprune.pruning.criteria import CRITERIA
+from autoprune.pruning.criteria.gradients import Gradients
+from autoprune.pruning.experts import ExpertSite, routed
 from autoprune.pruning.ladders import OUTPUT, LadderFile
 from autoprune.pruning.moments import regular
+from autoprune.pruning.ranking import unit_order
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.space import KINDS
 
 
 def build_nested(
-    adapter: Adapter, recipe: LadderRecipe, folder: Path, progress: Progress | None = None
+    adapter: Adapter,
+    recipe: LadderRecipe,
+    folder: Path,
+    progress: Progress | None = None,
+    gradients: Gradients | None = None,
 ) -> None:
     """Rank the units of every site on the dense model's moments and write the ladder file into `folder`."""
     file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
@@ -24,10 +30,15 @@ def build_nested(
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
-                weights, units = adapter.weights(block, kind), adapter.units(kind)
-                second, _ = stream.moments(block, kind).damped(recipe.damping)
-                order = CRITERIA[recipe.criterion](second, weights[OUTPUT[kind]], units.count)
-                file.site(block, kind, units, weights, order)
+                weights = adapter.weights(block, kind)
+                if routed(adapter, kind):
+                    ExpertSite(adapter, block, stream, recipe).write(file, refit=False)
+                else:
+                    moments = stream.moments(block, kind)
+                    second, _ = moments.damped(recipe.damping)
+                    target = second, weights[OUTPUT[kind]]
+                    order = unit_order(adapter, (block, kind), moments, target, recipe, gradients)
+                    file.site(block, kind, adapter.units(kind), weights, order)
                 stream.advance(block, kind, weights, weights)
                 if progress is not None:
                     progress(block * len(KINDS) + position, total)

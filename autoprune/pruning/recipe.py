@@ -14,6 +14,7 @@ from autoprune.space import Kind, Plan
 
 LADDERS = ("refit", "nested")
 LAYOUT = 3
+EXPERT_CRITERION = "activation"  # unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class LadderRecipe:
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
-    (refit only), the full option too.
+    (refit only), the full option too; expert_criterion and seed: how experts are ranked, None where there are none.
     """
 
     windows: Windows
@@ -36,11 +37,17 @@ class LadderRecipe:
     reference: Plan | None = None
     sites: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     follow: bool = False
+    expert_criterion: str | None = None
+    seed: int = 0
 
     def counts(self, block: int, kind: Kind, setting: str) -> tuple[int, ...]:
         """How many units the options of a site keep."""
         assert self.options is not None, "refit ladders need to know the options"
         return self.sites.get(f"block{block}.{kind}.{setting}", self.options[setting])
+
+    def partial(self, block: int, kind: Kind, setting: str, full: int) -> bool:
+        """Whether some option of a site keeps neither nothing nor all: only then its units need an order."""
+        return self.options is None or any(0 < c < full for c in self.counts(block, kind, setting))
 
     def identity(self) -> dict[str, Any]:
         """Plain data that changes whenever the weights would."""
@@ -57,4 +64,10 @@ class LadderRecipe:
             "options": {k: list(v) for k, v in sorted((self.options or {}).items())} if refit else None,
             "reference": self.reference.to_json() if refit and self.reference is not None else None,
             "layout": LAYOUT,
+            **({} if self.expert_criterion is None else {"experts": self._experts()}),
         }
+
+    def _experts(self) -> list[Any]:
+        """The options of widths matter to nested ladders, too: without any, neurons are not ranked."""
+        narrows = self.options is None or len(self.options["width"]) > 1
+        return [self.expert_criterion, narrows, self.seed if self.expert_criterion == "random" else 0]

@@ -11,7 +11,8 @@ import torch
 
 from autoprune.data import Corpus
 from autoprune.errors import SettingError
-from autoprune.evaluation import Batch, LogitEvaluator, summarise
+from autoprune.evaluation import Batch, LogitEvaluator, continuation, summarise
+from autoprune.forward import logits_of
 from autoprune.objective import Fidelity
 
 
@@ -22,6 +23,7 @@ class Scoring:
     corpus: Corpus
     evaluators: Sequence[LogitEvaluator]
     sequences: int
+    prompt_len: int | None = None  # tokens of a window that are a prompt: what follows is scored
 
     def __post_init__(self) -> None:
         if not any("kl" in evaluator.metrics for evaluator in self.evaluators):
@@ -35,10 +37,9 @@ class Scoring:
         columns: dict[str, list[Any]] = {}
         for first in range(start, stop, self.sequences):
             last = min(first + self.sequences, stop)
-            batch = Batch(
-                fidelity.split, (first, last), torch.from_numpy(windows[first:last].astype(np.int64))
-            )
-            logits = model(input_ids=batch.ids.to(model.device), use_cache=False).logits.float().cpu()
+            ids = torch.from_numpy(windows[first:last].astype(np.int64))
+            batch = Batch(fidelity.split, (first, last), ids, continuation(ids, self.prompt_len))
+            logits = logits_of(model, ids, self.prompt_len)
             for evaluator in self.evaluators:
                 for metric, column in evaluator.score(batch, logits).items():
                     columns.setdefault(metric, []).append(column.double().numpy().copy())

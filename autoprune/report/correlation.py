@@ -1,4 +1,4 @@
-"""How well one figure ranks plans by another: rank correlations with an interval over plans."""
+"""How well one figure ranks plans by another: rank correlations with a bootstrap interval over plans."""
 
 from __future__ import annotations
 
@@ -10,38 +10,56 @@ import numpy as np
 from autoprune.objective import Array
 
 LEVEL = 0.95
-DRAWS = 400
+DRAWS = 1000
+MANY = 400  # draws for each of many figures
 LEAST = 4  # plans below which a rank correlation says nothing
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Kendall's tau-b with a bootstrap interval over plans, and Spearman's rho."""
+class Tau:
+    """Kendall's tau-b of two rankings, the interval of it over plans drawn again, and Spearman's rho."""
 
-    tau: float
+    value: float
     low: float
     high: float
-    rho: float
     plans: int
+    rho: float = 0.0
 
     @property
     def text(self) -> str:
-        """`0.45 [0.32, 0.57]`."""
-        return f"{self.tau:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        """The figure in words."""
+        interval = f"{100 * LEVEL:.0f} % interval {self.low:.2f} to {self.high:.2f}"
+        return f"Kendall tau {self.value:.2f}, {interval} ({self.plans} plans)"
+
+    @property
+    def cell(self) -> str:
+        """`+0.45 [+0.32, +0.57]`."""
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def ranking(values: Sequence[float], quality: Sequence[float]) -> Ranking | None:
+def kendall(first: Sequence[float], second: Sequence[float], draws: int = DRAWS) -> Tau:
+    """Tau-b and its percentile bootstrap over pairs; resamples that tie throughout, which have no tau, are left out.
+
+    Where one side has a single value no ranking agrees with it: tau is 0.
+    """
+    from scipy.stats import spearmanr
+
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if not _ranks(a, b):
+        return Tau(0.0, -1.0, 1.0, len(a))
+    rows = np.random.default_rng(0).integers(len(a), size=(draws, len(a)))
+    low, high = np.nanquantile([_tau(a[at], b[at]) for at in rows], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Tau(_tau(a, b), float(low), float(high), len(a), float(spearmanr(a, b).statistic))
+
+
+def ranking(values: Sequence[float], quality: Sequence[float]) -> Tau | None:
     """How `values` rank plans by `quality`; None for a constant or for too few plans, which rank nothing."""
-    from scipy import stats
-
     a, b = np.asarray(values, dtype=float), np.asarray(quality, dtype=float)
-    if len(a) < LEAST or not np.ptp(a) or not np.ptp(b):
-        return None
-    rng = np.random.default_rng(0)
-    drawn = [_tau(a[at], b[at]) for at in rng.integers(len(a), size=(DRAWS, len(a)))]
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    rho = float(stats.spearmanr(a, b).statistic)
-    return Ranking(_tau(a, b), float(low), float(high), rho, len(a))
+    return kendall(values, quality, MANY) if len(a) >= LEAST and _ranks(a, b) else None
+
+
+def _ranks(a: Array, b: Array) -> bool:
+    return min(len(set(a)), len(set(b))) > 1
 
 
 def _tau(a: Array, b: Array) -> float:

@@ -18,16 +18,25 @@ from autoprune.report import text
 from autoprune.report.canvas import FRONT, GRID, INK, KEPT, MUTED, ON_DEEP, ON_PALE, UNIFORM, canvas, empty
 from autoprune.report.rows import complete, dense, front, spread, uniform, word
 from autoprune.report.rows import number as measured
-from autoprune.space import Plan
+from autoprune.space import Kind, Plan
 
 CHOSEN = 6
 NUMBERED = 24  # with more blocks than this the cells are too narrow for numbers
-PARTS = (("kv_groups", "KV groups kept"), ("width", "FFN width kept"))
+PARTS: tuple[tuple[Kind, str, str], ...] = (
+    ("attention", "kv_groups", "KV groups kept"),
+    ("ffn", "width", "FFN width kept"),
+    ("attention", "kv_budget", "Tokens in the KV cache"),
+    ("attention", "kv_full_groups", "KV groups that keep all tokens"),
+    ("attention", "kv_channels", "Channels of old keys"),
+    ("ffn", "experts", "Experts kept"),
+    ("ffn", "experts_per_token", "Experts per token"),
+)
+ALWAYS = 2  # parts that every plan has; the others are drawn where all plans have them
 
 
 @dataclass(frozen=True)
 class Model:
-    """One line of the map: its label and (KV groups, FFN width) per block, `[blocks, 2]`."""
+    """One line of the map: its label and what it keeps of each part in each block, `[blocks, parts]`; -1: not said."""
 
     label: str
     color: str
@@ -36,11 +45,15 @@ class Model:
 
 def _widths(row: pd.Series | None) -> NDArray[np.int64] | None:
     """What a row's plan keeps; None without a plan, or when it is not one of KV groups and FFN widths."""
-    plan = word(row, "plan")
     try:
-        return np.array(Plan.from_json(plan).widths(), dtype=np.int64) if plan else None
+        plan = Plan.from_json(word(row, "plan"))
+        plan.widths()
     except SpaceError:
         return None
+    blocks = range(plan.blocks)
+    return np.array(
+        [[int(plan.at(b, kind).get(name, -1)) for kind, name, _ in PARTS] for b in blocks], dtype=np.int64
+    )
 
 
 def _models(frame: pd.DataFrame) -> list[Model]:
@@ -60,7 +73,7 @@ def _models(frame: pd.DataFrame) -> list[Model]:
 
 
 def kept(rows: pd.DataFrame, shape_options: Mapping[str, Sequence[int]] | None = None) -> Figure:
-    """KV groups and FFN width per block, shaded by their fraction of dense; a removed sublayer is an empty cell.
+    """KV groups, FFN width and what else plans set per block, shaded by its fraction of dense; what is gone is empty.
 
     `shape_options` maps `kv_groups` and `width` to their options, the largest being dense; without it the dense
     row's plan says what is full, without that the most that any model keeps.
@@ -73,10 +86,12 @@ def kept(rows: pd.DataFrame, shape_options: Mapping[str, Sequence[int]] | None =
         return figure
     full = np.max([model.widths for model in models], axis=0)
     if shape_options is not None:
-        full = np.tile([max(shape_options[name]) for name, _ in PARTS], (blocks.pop(), 1))
-    figure, axes = canvas(7.6, 1.3 + 0.56 * len(models), rows=2)
-    for part, axis in enumerate(axes):
-        _map(axis, models, full[:, part], part)
+        most = [max(shape_options.get(name, (0,))) for _, name, _ in PARTS]
+        full = np.tile(most, (blocks.pop(), 1))
+    drawn = [p for p in range(len(PARTS)) if p < ALWAYS or all((m.widths[:, p] >= 0).all() for m in models)]
+    figure, axes = canvas(7.6, 0.1 + (0.6 + 0.28 * len(models)) * len(drawn), rows=len(drawn))
+    for part, axis in zip(drawn, axes, strict=True):
+        _map(axis, models, full[:, part], part, last=part == drawn[-1])
     return figure
 
 
@@ -89,7 +104,7 @@ def _lines(models: list[Model]) -> list[float]:
     return places
 
 
-def _map(axis: Axes, models: list[Model], full: NDArray[np.int64], part: int) -> None:
+def _map(axis: Axes, models: list[Model], full: NDArray[np.int64], part: int, last: bool) -> None:
     places = _lines(models)
     for model, line in zip(models, places, strict=True):
         for block, value in enumerate(model.widths[:, part]):
@@ -98,10 +113,10 @@ def _map(axis: Axes, models: list[Model], full: NDArray[np.int64], part: int) ->
     axis.set_ylim(places[-1] + 0.5, -0.5)
     axis.grid(False)
     axis.spines["bottom"].set_visible(False)
-    axis.set_title(PARTS[part][1], loc="left", fontsize=10, color=INK, pad=7)
+    axis.set_title(PARTS[part][2], loc="left", fontsize=10, color=INK, pad=7)
     step = max(1, -(-len(full) // 24))
     axis.set_xticks(range(0, len(full), step))
-    if part == 1:
+    if last:
         axis.set_xlabel("block", color=MUTED, fontsize=9.5)
     axis.set_yticks(places, [m.label for m in models], fontsize=9, parse_math=False)
     for tick, model in zip(axis.get_yticklabels(), models, strict=True):

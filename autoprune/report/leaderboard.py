@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.errors import LedgerError
+from autoprune.kv_policy import FULL
 from autoprune.report import text
 from autoprune.report.files import replace, write_text
 from autoprune.report.recovered import beside as with_recovered
@@ -99,13 +100,20 @@ def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
         text.ratio(number(row, "prefill_ratio")),
         text.ratio(number(row, "decode_ratio")),
         word(row, "key"),
+        *([text.ratio(number(row, "kv_ratio"))] if _cuts_caches(frame) else []),
     ]
+
+
+def _cuts_caches(frame: pd.DataFrame) -> bool:
+    """Whether plans say what KV caches keep, so that parameters do not tell all of their size."""
+    return bool(frame["plan"].astype(str).str.contains(f'"{FULL}"').any())
 
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
     size = size_column(frame).removesuffix("_ratio")
-    return ["model", size, label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
+    heads = ["model", size, label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
+    return [*heads, *(["kv"] if _cuts_caches(frame) else [])]
 
 
 def _further(frame: pd.DataFrame) -> tuple[str, str]:
@@ -118,7 +126,7 @@ def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
     first = dense(frame)
     body = pd.concat([uniform(frame), spread(front(frame), limit)])
-    body = body.sort_values(size_column(frame), ascending=False, kind="stable")
+    body = body.sort_values([size_column(frame), "kv_ratio"], ascending=False, kind="stable")
     return body if first is None else pd.concat([first.to_frame().T, body])
 
 
@@ -126,14 +134,16 @@ def markdown(rows: pd.DataFrame) -> str:
     """The leaderboard as a Markdown table, all rows, with the measured intervals."""
     frame = complete(rows)
     extra = [c for c in RECOVERED if frame[c].notna().any()]
-    heads, rule = [*_heads(frame), *extra], ["---", *["---:"] * 7, "---", *["---:"] * len(extra)]
+    heads = [*_heads(frame), *extra]
+    rule = ["---", *["---:"] * 7, "---", *["---:"] * (len(heads) - 9)]
     lines = ["# Leaderboard", "", _line(heads), _line(rule)]
     for _, row in _ordered(frame, len(frame)).iterrows():
         cells = _cells(row, frame)
         for place, phase in ((6, "prefill"), (7, "decode")):
             cells[place] = f"{cells[place]} {text.bounds(interval(row, phase))}".rstrip()
         recovered = [text.digits(number(row, column)) for column in extra]
-        lines.append(_line([*cells[:8], f"`{cells[8]}`" if cells[8] else text.MISSING, *recovered]))
+        key = f"`{cells[8]}`" if cells[8] else text.MISSING
+        lines.append(_line([*cells[:8], key, *cells[9:], *recovered]))
     rebuilt = [REBUILT] if frame[LADDERS].notna().any() else []
     return "\n".join([*lines, "", NOTE, *rebuilt, ""])
 
@@ -156,11 +166,18 @@ def terminal(rows: pd.DataFrame, limit: int = 12) -> Table:
     """The table at the end of a run: dense first, front rows evenly spread, uniform rows beside them."""
     frame = complete(rows)
     table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1, 0, 0))
-    for place, head in enumerate(_heads(frame)):
+    heads = _heads(frame)
+    cells = [_cells(row, frame) for _, row in _ordered(frame, limit).iterrows()]
+    bare = {
+        i for i in (6, 7) if len(heads) > 9 and all(row[i] == text.MISSING for row in cells)
+    }  # no latencies
+    for place, head in enumerate(heads):
+        if place in bare:
+            continue
         head = "ppl" if head == "perplexity" else head  # so that a terminal of 80 columns holds the table
         table.add_column(head, justify="left" if place in (0, 8) else "right", no_wrap=True)
     styles = {"dense": "bold", "front": ""}
-    for _, row in _ordered(frame, limit).iterrows():
-        style = styles.get(word(row, "name"), "yellow")
-        table.add_row(*(Text(cell, style=style) for cell in _cells(row, frame)))
+    for row in cells:
+        style = styles.get(row[0], "yellow")
+        table.add_row(*(Text(cell, style=style) for i, cell in enumerate(row) if i not in bare))
     return table

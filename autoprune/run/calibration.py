@@ -12,9 +12,11 @@ from autoprune.data import Corpus, Windows
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
-from autoprune.pruning.recipe import LADDERS, LadderRecipe
+from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
+from autoprune.pruning.masks.methods import METHODS
+from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts, Shape
-from autoprune.space import Plan
+from autoprune.space import Plan, is_mask
 from autoprune.sublayers import join, joint_options
 from autoprune.uniform import uniform_candidates
 
@@ -31,12 +33,20 @@ def recipe_of(
 ) -> LadderRecipe:
     """The ladder recipe of a run; raises SettingError or DataError naming the setting."""
     settings = cfg.calibration
-    for name, allowed in (("ladder", LADDERS), ("criterion", tuple(CRITERIA))):
+    choices = {"ladder": LADDERS, "criterion": tuple(CRITERIA), "mask": tuple(METHODS)}
+    for name, allowed in choices.items():
         if settings[name] not in allowed:
             raise SettingError(
                 f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
             )
-    reference = _reference(str(settings.reference), shape, space_parts, int(cfg.window))
+    experts = _expert_criterion(settings.expert_criterion, shape)
+    if shape.experts and not CRITERIA[settings.criterion].experts:
+        known = ", ".join(name for name, found in CRITERIA.items() if found.experts)
+        raise SettingError(
+            f"calibration.criterion={settings.criterion} does not rank the neurons of experts; allowed: {known}"
+        )
+    name = "calibration.reference"
+    reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name)
     if reference is not None and settings.ladder != "refit":
         raise SettingError(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
@@ -48,9 +58,28 @@ def recipe_of(
         ladder=str(settings.ladder),
         criterion=str(settings.criterion),
         damping=float(settings.damping),
-        options=joint_options(space_parts, shape),
-        reference=reference,
+        options={n: o for n, o in joint_options(space_parts, shape).items() if not is_mask(n)},
+        reference=None if reference is None else reference.unmasked,
+        expert_criterion=experts,
+        seed=int(settings.seed),
     )
+
+
+def mask_settings(cfg: DictConfig) -> tuple[str, int]:
+    """How matrices are masked, and how many bytes of masked ones are held."""
+    return str(cfg.calibration.mask), int(cfg.memory_mb) << 20
+
+
+def _expert_criterion(name: str | None, shape: Shape) -> str | None:
+    """None for a model without experts; raises SettingError naming what there is."""
+    if name is not None and name not in EXPERT_CRITERIA:
+        raise SettingError(f"calibration.expert_criterion={name} is unknown" + nearest(name, EXPERT_CRITERIA))
+    if name is not None and not shape.experts:
+        raise SettingError(
+            f"calibration.expert_criterion={name} needs a model with experts; "
+            f"the family {shape.model_type!r} has none"
+        )
+    return (name or EXPERT_CRITERION) if shape.experts else None
 
 
 def _windows(cfg: DictConfig, corpus: Corpus) -> Windows:
@@ -68,8 +97,10 @@ def _windows(cfg: DictConfig, corpus: Corpus) -> Windows:
     return windows[order[:count]]
 
 
-def _reference(text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int) -> Plan | None:
-    """The plan named by `dense`, `uniform@r` or a file."""
+def named_plan(
+    text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int, setting: str
+) -> Plan | None:
+    """The plan that a setting names by `uniform@r`, a checkpoint or a plan file; None for `dense`."""
     if text == "dense":
         return None
     space = join(space_parts, shape, [AnalyticCosts(shape, tokens)])
@@ -77,27 +108,25 @@ def _reference(text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens
         try:
             found = uniform_candidates(space, float(text.removeprefix("uniform@")))
         except ValueError as error:
-            raise SettingError(f"calibration.reference={text}: write a ratio, as in uniform@0.5") from error
+            raise SettingError(f"{setting}={text}: write a ratio, as in uniform@0.5") from error
         if not found:
-            raise SettingError(f"calibration.reference={text}: no uniform plan is that small")
+            raise SettingError(f"{setting}={text}: no uniform plan is that small")
         return space.decode(found[0])
-    return _plan_file(text, shape)
+    return _plan_file(text, shape, setting)
 
 
-def _plan_file(text: str, shape: Shape) -> Plan:
+def _plan_file(text: str, shape: Shape, setting: str) -> Plan:
     path = Path(text).expanduser()
     path = path / "autoprune_plan.json" if path.is_dir() else path
     if not path.is_file():
-        raise SettingError(
-            f"calibration.reference={text} is neither dense, nor uniform@RATIO, nor a file with a plan"
-        )
+        raise SettingError(f"{setting}={text} is neither dense, nor uniform@RATIO, nor a file with a plan")
     try:
         plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except (SpaceError, UnicodeDecodeError) as error:
-        raise SettingError(f"calibration.reference={text}: not a plan") from error
+        raise SettingError(f"{setting}={text}: not a plan") from error
     if plan.blocks != shape.blocks or any(g > shape.kv_groups or w > shape.ffn for g, w in plan.widths()):
         raise SettingError(
-            f"calibration.reference={text} is a plan of another model; this one has {shape.blocks} blocks with up to "
+            f"{setting}={text} is a plan of another model; this one has {shape.blocks} blocks with up to "
             f"{shape.kv_groups} KV groups and FFN width {shape.ffn}"
         )
     return plan

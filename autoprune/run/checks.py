@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from autoprune.errors import MeasurementError, SettingError, UnsupportedModelErr
 from autoprune.evaluation import Evaluation, Failure
 from autoprune.objective import Fidelity, Split
 from autoprune.run.parts import Parts
+from autoprune.study import Budget, Phase
 
 KL_DENSE = 1e-5
 BYTES_PER_RESULT = 4096
+SPARE = 1.25  # what a table leaves for the plans that it is measured for, itself included
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,33 @@ class Estimate:
     tokens: int
     seconds: float
     bytes: int
+
+
+def check_budget(phase: Phase, whole: Budget) -> None:
+    """Raise SettingError when a first phase cannot pay for its first evaluation, or for the table it goes by.
+
+    `whole` is the run's budget, of which the phase has a share.
+    """
+    asked = phase.searcher.ask(phase.searcher.batch)
+    table = bool(getattr(phase.searcher, "probes", False))
+    needed = asked if table else asked[:1]
+    windows = {(phase.space.decode(p.candidate).key, p.fidelity): p.fidelity.count for p in needed}
+    spare = SPARE if table else 1.0
+    count = math.ceil(spare * sum(windows.values())) * phase.window
+    said = f"the search starts with {sum(windows.values())} windows of {phase.window} tokens"
+    if table:
+        said += f" for the {len(windows)} plans that it learns from first"
+    _check_share("tokens", count, phase.budget.tokens, whole.tokens, said)
+    _check_share(
+        "evaluations", math.ceil(spare * len(windows)), phase.budget.evaluations, whole.evaluations, said
+    )
+
+
+def _check_share(name: str, needed: int, given: int | None, whole: int | None, said: str) -> None:
+    if given is None or whole is None or given >= needed:
+        return
+    least = needed * math.ceil(whole / max(given, 1))
+    raise SettingError(f"{name}={whole:g} does not pay for it: {said}; give at least {name}={least}")
 
 
 def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:

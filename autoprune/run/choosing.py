@@ -9,6 +9,7 @@ from autoprune.objective import Objective
 from autoprune.run.finals import finalists
 from autoprune.run.parts import instantiate
 from autoprune.run.targets import Shared, Target, loosest, within
+from autoprune.run.typed import check_types
 from autoprune.space import Candidate, Plan, Space
 from autoprune.study import Budget
 
@@ -25,6 +26,7 @@ def shared_of(
     windows: int,
 ) -> Shared:
     """What the phases of a run with these settings and so many fitness windows share."""
+    check_types(cfg.search, "search")
     return Shared(
         space=space,
         objectives=objectives,

@@ -13,9 +13,11 @@ import pandas as pd
 from autoprune.data import as_tensor
 from autoprune.errors import SettingError
 from autoprune.objective import Split
+from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
+from autoprune.run.prompts import REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
 from autoprune.run.supernets import parts_with
@@ -23,13 +25,15 @@ from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
     from autoprune.export.roundtrip import Probe, RoundTrip
+    from autoprune.pruning.masks.packing import Packed
     from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
     from autoprune.run.recovery import Recovered
     from autoprune.supernet import Ladders
 
 SHOWN = (
-    *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "prefill_ratio", "decode_ratio"),
+    *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "bytes_ratio"),
+    *("prefill_ratio", "decode_ratio"),
     *("kl_test", "perplexity_test", "accuracy_test", "macro_f1_test", "calibration_error_test"),
 )
 TOKENS = 48  # length of the round trip's probe
@@ -45,12 +49,15 @@ def export_plan(
     diverges, with the best weights written.
     """
     from autoprune.export.checkpoint import check_destination, save_checkpoint
+    from autoprune.export.packed import pack_model, prove_packed
     from autoprune.export.roundtrip import prove
 
     to, run = check_destination(to), _with_ladders(run, row)
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
     command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
+    if refit and isinstance(run.parts.ladders, StreamingLadders):
+        raise SettingError(REFIT.format(setting="--refit"))
     again = refit_chosen(run, plan) if refit else None
     if again is not None:
         run.progress.say(again.told())
@@ -61,9 +68,13 @@ def export_plan(
             n: v for n, v in figures.items() if not n.endswith("_test")
         }  # those of before stand beside it
         command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
-    card = _card(run, plan, model, figures, command, outcome)
-    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan)
-    trip = prove(model, to, _probe(run), int(plan_cost(plan, _analytic(run))["params_total"]))
+    adapter: Any = run.parts.adapter
+    packed = pack_model(adapter, model, plan) if plan != plan.unmasked else {}
+    card = _card(run, plan, model, figures, command, outcome, packed)
+    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan, packed)
+    trip = prove(model, to, _probe(run), int(plan_cost(plan.unmasked, _analytic(run))["params_total"]))
+    if packed:
+        prove_packed(adapter, model, plan, to)
     if outcome is not None:
         finish(outcome, to)
     return trip
@@ -97,10 +108,19 @@ def _built(
 
 
 def _card(
-    run: Run, plan: Plan, model: Any, figures: Mapping[str, float], command: str, outcome: Recovered | None
+    run: Run,
+    plan: Plan,
+    model: Any,
+    figures: Mapping[str, float],
+    command: str,
+    outcome: Recovered | None,
+    packed: Mapping[str, Packed],
 ) -> str:
-    from autoprune.export.card import model_card
+    from autoprune.export.card import masks_section, model_card
     from autoprune.models.load import auto_class
+
+    whole = sum(p.rows * p.columns * p.tensors["values"].element_size() for p in packed.values())
+    stored = sum(p.bytes for p in packed.values())
 
     return model_card(
         source=str(run.cfg.model),
@@ -110,6 +130,7 @@ def _card(
         family=run.parts.adapter.shape.model_type,
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
         recovered="" if outcome is None else section(outcome),
+        masked=masks_section(len(packed), whole, stored) if packed else "",
         auto=auto_class(model.config.architectures or [type(model).__name__]).__name__,
     )
 
@@ -151,4 +172,5 @@ def _probe(run: Run) -> Probe:
     windows, adapter = run.parts.corpus.windows(Split.SELECTION)[:2], run.parts.adapter
     if adapter.shape.task != "text":
         return adapter.inputs(as_tensor(windows))
-    return as_tensor(windows[:, :TOKENS])
+    cut = getattr(adapter, "prompt_len", None) is not None  # then the cache has to overflow
+    return as_tensor(windows[:, : None if cut else TOKENS])

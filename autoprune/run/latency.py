@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
-from autoprune.space import is_mask
+from autoprune.space import Plan, is_mask
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -189,10 +189,26 @@ def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) 
     """Dense, uniform and front models end to end in one interleaved loop, by plan key."""
     from autoprune.hardware.endtoend import measure_models
 
-    models = {e.plan.key: parts.build(e.plan) for e in entries}
+    models = {e.plan.key: as_exported(parts, e.plan, progress) for e in entries}
     dense = next(e.plan.key for e in entries if e.name == "dense")
     with progress.stage("measuring the front") as step:
         return measure_models(models, workload(parts), SEED, step, reference=dense)
+
+
+def as_exported(parts: Parts, plan: Plan, progress: Progress) -> Any:
+    """The model of a plan as its checkpoint will run: masked matrices packed, where kernels pay."""
+    model = parts.build(plan)
+    if plan == plan.unmasked or model.device.type != "cpu":
+        return model
+    from autoprune.export.packed import pack_model
+    from autoprune.export.running import run_packed
+    from autoprune.kernels.selector import Selector
+
+    adapter: Any = parts.adapter
+    selector = Selector(int(parts.cfg.threads))
+    done = run_packed(model, adapter.layout, pack_model(adapter, model, plan), selector)
+    progress.say(f"{plan.key}: {done.text}")
+    return model
 
 
 def copy_table(folder: Path, to: Path) -> None:

@@ -18,9 +18,9 @@ import torch
 from autoprune.errors import LedgerError, MeasurementError, SettingError, StoppedError
 from autoprune.evaluation import Failure
 from autoprune.objective import Constraint, Fidelity, Objective, Split, parse_constraint
+from autoprune.report.correlation import Tau, kendall
 from autoprune.report.files import replace as replaced
 from autoprune.report.files import write_text
-from autoprune.report.tau import Tau, kendall
 from autoprune.run.folder import at_work
 from autoprune.run.parts import open_parts, search_evaluation
 from autoprune.run.recovery import recovery_of, setting_of, train
@@ -41,6 +41,7 @@ NUMBERS = {
     **dict.fromkeys(("params_ratio", BEFORE, AFTER), float),
     **dict.fromkeys(("recovery_steps", "recovery_tokens", "step_kept"), int),
 }
+LOW = 0.3  # below it a ranking is of little use; a choice of this project, not a test of significance
 LEAST = 3  # plans: fewer have no interval worth the name
 
 
@@ -69,7 +70,7 @@ def study(cfg: DictConfig, wanted: Wanted, to: Path, command: str, progress: Pro
         setting, space = setting_of(parts, recovery), parts.space(None)
         bound = parse_constraint("params", wanted.ratio, space.cost(space.dense))
         plans, fidelity = _plans(parts, space, bound, wanted), _fidelity(parts, wanted)
-        _check_settings(to, _settings(parts, wanted, asdict(setting.settings)))
+        check_settings(to / SETTINGS, _settings(parts, wanted, asdict(setting.settings)))
         rows = _rows(parts, setting, plans, fidelity, to, progress)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     tau = kendall(frame[BEFORE].tolist(), frame[AFTER].tolist())
@@ -87,9 +88,8 @@ def _settings(parts: Parts, wanted: Wanted, recovery: Mapping[str, Any]) -> dict
     return {**parts.digests, **own, **judged, **trained}
 
 
-def _check_settings(to: Path, settings: Mapping[str, Any]) -> None:
-    """Raise SettingError when the folder holds a study with others; else store them."""
-    path = to / SETTINGS
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise SettingError when the folder of `path` holds a study with others; else store them."""
     if not path.is_file():
         write_text(path, json.dumps(settings, indent=2) + "\n")
         return
@@ -100,7 +100,8 @@ def _check_settings(to: Path, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if stored.get(name) != value:
             raise SettingError(
-                f"--to {to} holds a study with {name}={stored.get(name)}, here it is {value}; name another folder"
+                f"--to {path.parent} holds a study with {name}={stored.get(name)}, here it is {value}; "
+                "name another folder"
             )
 
 
@@ -194,6 +195,15 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     replaced(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
+def warning(tau: Tau) -> str | None:
+    """What to think of a tau, None when all of its interval lies at or above `LOW`."""
+    if tau.value < LOW:
+        return f"warning: tau is below {LOW}: this fitness says little about plans after recovery"
+    if tau.low < LOW:
+        return f"note: the interval reaches below {LOW}; more plans would tell"
+    return None
+
+
 def markdown(frame: pd.DataFrame, tau: Tau, command: str) -> str:
     """The table, best fitness first, under what it says."""
     ranks = frame[[BEFORE, AFTER]].rank().astype(int)
@@ -203,7 +213,7 @@ def markdown(frame: pd.DataFrame, tau: Tau, command: str) -> str:
         *("# Is fitness worth searching on?", ""),
         f"{tau.text}: KL on the same fitness windows before and after {steps} steps ({tokens:,} tokens) of recovery, "
         f"random plans of {low:.3f}x to {high:.3f}x of the block parameters.",
-        *(line for note in (tau.warning, _untouched(frame)) if note is not None for line in ("", note)),
+        *(line for note in (warning(tau), _untouched(frame)) if note is not None for line in ("", note)),
         *(
             "",
             "| key | params | fitness kl | rank | recovered | rank | step kept |",

@@ -19,12 +19,15 @@ from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
+from autoprune.pruning.masks.build import masked
+from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.recipe import LadderRecipe
-from autoprune.run.calibration import recipe_of
+from autoprune.run.calibration import mask_settings, recipe_of
+from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.shape import AnalyticCosts, Task, full_plan
-from autoprune.space import CostModel, Plan, Space
+from autoprune.shape import AnalyticCosts, Task
+from autoprune.space import CostModel, Plan, Space, is_mask
 from autoprune.sublayers import SpacePart, join, joint_options
 from autoprune.supernet import Ladders, Supernet
 
@@ -48,7 +51,7 @@ class Parts:
     corpus: Corpus
     recipe: LadderRecipe
     ladder_folder: Path
-    ladders: StoredLadders
+    ladders: StoredLadders | MaskedLadders
     supernet: Supernet
     space_parts: tuple[SpacePart, ...]
     evaluators: tuple[WindowEvaluator, ...]
@@ -62,10 +65,13 @@ class Parts:
     @property
     def digests(self) -> dict[str, str]:
         """What every evaluation depends on."""
+        masks = {"masks": self.ladders.name} if isinstance(self.ladders, MaskedLadders) else {}
+        prompt = getattr(self.adapter, "prompt_len", None)
         return {
             "model": self.loaded.digest,
-            "corpus": self.corpus.digest,
+            "corpus": self.corpus.digest + ("" if prompt is None else f"-{prompt}"),
             "ladders": self.ladder_folder.name,
+            **masks,
         }
 
     def build(self, plan: Plan, ladders: Ladders | None = None, dtype: torch.dtype | None = None) -> Any:
@@ -74,8 +80,9 @@ class Parts:
         return self.adapter.install(plan, source.weights, dtype or self.loaded.dtype)
 
     def dense_plan(self) -> Plan:
-        """The plan that keeps everything."""
-        return full_plan(self.adapter.shape)
+        """The plan that keeps everything, with all settings that the space's plans have."""
+        space = self.space(None)
+        return space.decode(space.dense)
 
     def options(self) -> dict[str, tuple[int, ...]]:
         """The options of every plan setting."""
@@ -106,7 +113,10 @@ class Parts:
         )
         with progress.stage("building ladders") as step:
             folder = ladder_folder(self.adapter, self.loaded.digest, recipe, self.cache, step)
-        ladders = StoredLadders(self.adapter, folder)
+        stored = open_ladders(
+            self.adapter, self.loaded, folder, recipe, self.space_parts, self.cache, progress
+        )
+        ladders = self.ladders.over(stored) if isinstance(self.ladders, MaskedLadders) else stored
         supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
@@ -130,11 +140,19 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
-    space_parts = tuple(instantiate(cfg.space[name]) for name in cfg.space)
+    space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
+    prompt = prompt_len(cfg, adapter, space_parts)
+    if prompt is not None:
+        adapter.prompt_len = prompt
+    check_settings(cfg, space_parts, adapter.shape)
     recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
-    ladders = StoredLadders(adapter, folder)
+    stored = open_ladders(adapter, loaded, folder, recipe, space_parts, cache, progress)
+    ladders: StoredLadders | MaskedLadders = stored
+    if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
+        with progress.stage("taking statistics for masks") as step:
+            ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
     return Parts(
@@ -173,6 +191,7 @@ def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter
         int(cfg.sequences),
         int(cfg.window),
         int(getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 20),
+        getattr(adapter, "prompt_len", None),
     )
 
 

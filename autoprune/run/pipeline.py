@@ -12,7 +12,7 @@ from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
 from autoprune.run import finals, folder
-from autoprune.run.checks import check_dense, estimate
+from autoprune.run.checks import check_budget, check_dense, estimate
 from autoprune.run.choosing import shared_of
 from autoprune.run.finalists import prepare_finals
 from autoprune.run.hosting import hosting
@@ -31,7 +31,7 @@ from autoprune.run.remote import spec_of
 from autoprune.run.supernets import check_rebuildable, ladders_by_phase, opened
 from autoprune.run.targets import PHASE, Target, TargetsDriver, driver_of, loosest, read_targets
 from autoprune.space import Space
-from autoprune.study import Study
+from autoprune.study import Budget, Study
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -167,19 +167,10 @@ def _table(parts: Parts, path: Path, progress: Progress) -> LatencyTable | None:
 
 
 def _check_budget(run: Run) -> None:
-    """Raise SettingError when the tokens do not pay for the first evaluation that the searcher asks for."""
+    """Raise SettingError for a budget that pays for nothing."""
     phase = _driver(run).phase(0)
     check_rebuildable(run.parts, phase)
-    searcher, tokens = phase.searcher, phase.budget.tokens or 0
-    for proposal in searcher.ask(searcher.batch):
-        count = proposal.fidelity.count
-        if count * int(run.cfg.window) > tokens:
-            least = count * int(run.cfg.window) * -(-int(run.cfg.tokens) // max(tokens, 1))
-            raise SettingError(
-                f"tokens={run.cfg.tokens:g} pays for no evaluation: the search starts with {count} windows of "
-                f"{run.cfg.window} tokens; give at least tokens={least}"
-            )
-        break
+    check_budget(phase, Budget(int(run.cfg.tokens), run.cfg.evaluations))
 
 
 def _check_dense(run: Run) -> float:

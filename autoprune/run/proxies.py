@@ -10,7 +10,7 @@ import numpy as np
 from autoprune.evaluation import Failure, StreamEvaluator
 from autoprune.ledger import Ledger
 from autoprune.objective import Fidelity, Split
-from autoprune.report.correlation import LEAST, Ranking, ranking
+from autoprune.report.correlation import LEAST, Tau, ranking
 from autoprune.report.files import write_text
 from autoprune.run.finals import quality_metric
 from autoprune.run.supernets import ladders_by_phase
@@ -70,18 +70,18 @@ def sample(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return usable.iloc[places]
 
 
-def _text(found: Mapping[str, Ranking | None], plans: int, metric: str, windows: tuple[int, int]) -> str:
+def _text(found: Mapping[str, Tau | None], plans: int, metric: str, windows: tuple[int, int]) -> str:
     base = found[BASELINE]
     lines = ["# Proxies", "", NOTE.format(plans=plans, metric=metric, whole=windows[0], few=windows[1]), ""]
     lines += ["| figure | tau | rho | tau of the parameter count | |", "|---|---|---|---|---|"]
     for name, rank in found.items():
-        cells = ["constant", "–"] if rank is None else [rank.text, f"{rank.rho:+.2f}"]
-        beside = "constant" if base is None else f"{base.tau:+.2f}"
+        cells = ["constant", "–"] if rank is None else [rank.cell, f"{rank.rho:+.2f}"]
+        beside = "constant" if base is None else f"{base.value:+.2f}"
         lines.append(f"| {name} | {' | '.join(cells)} | {beside} | {_verdict(name, rank, base)} |")
     return "\n".join([*lines, ""])
 
 
-def _verdict(name: str, rank: Ranking | None, base: Ranking | None) -> str:
+def _verdict(name: str, rank: Tau | None, base: Tau | None) -> str:
     if name == BASELINE:
         return "baseline"
     if rank is None:
@@ -89,16 +89,16 @@ def _verdict(name: str, rank: Ranking | None, base: Ranking | None) -> str:
     return "better than counting" if _beats(rank, base) else "no better than counting"
 
 
-def _beats(rank: Ranking | None, base: Ranking | None) -> bool:
+def _beats(rank: Tau | None, base: Tau | None) -> bool:
     """Whichever way it ranks: its sign can be learnt."""
-    return rank is not None and abs(rank.tau) > (0.0 if base is None else abs(base.tau))
+    return rank is not None and abs(rank.value) > (0.0 if base is None else abs(base.value))
 
 
-def _sentence(found: Mapping[str, Ranking | None]) -> str:
+def _sentence(found: Mapping[str, Tau | None]) -> str:
     base = found[BASELINE]
     others: Sequence[str] = [n for n in found if n != BASELINE]
     better = [n for n in others if _beats(found[n], base)]
-    count = "nothing" if base is None else f"tau {base.tau:+.2f}"
+    count = "nothing" if base is None else f"tau {base.value:+.2f}"
     named = f" ({', '.join(better)})" if better else ""
     return (
         f"{len(better)} of {len(others)} proxies{named} rank this search's plans better than their parameter "

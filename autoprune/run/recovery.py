@@ -118,12 +118,19 @@ def check_recovery(parts: Parts) -> None:
 
 def setting_of(parts: Parts, settings: Distill) -> Setting:
     """What a run's recoveries share; raises DataError when its train split is too short."""
-    return make_setting(
-        parts.cfg, parts.loaded, parts, parts.evaluation(parts.evaluators).evaluators, settings
-    )
+    evaluators = parts.evaluation(parts.evaluators).evaluators
+    prompt = getattr(parts.adapter, "prompt_len", None)
+    return make_setting(parts.cfg, parts.loaded, parts, evaluators, settings, prompt)
 
 
-def make_setting(cfg: DictConfig, loaded: Loaded, source: Any, evaluators: Any, settings: Distill) -> Setting:
+def make_setting(
+    cfg: DictConfig,
+    loaded: Loaded,
+    source: Any,
+    evaluators: Any,
+    settings: Distill,
+    prompt_len: int | None = None,
+) -> Setting:
     """From a configuration and bound evaluators; `source` has a corpus and a cache.
 
     Raises SettingError for a classifier.
@@ -138,7 +145,7 @@ def make_setting(cfg: DictConfig, loaded: Loaded, source: Any, evaluators: Any, 
     return Setting(
         loaded,
         lessons,
-        Scoring(corpus, evaluators, int(cfg.sequences)),
+        Scoring(corpus, evaluators, int(cfg.sequences), prompt_len),
         held_out(cfg, corpus, Split.SELECTION),
         held_out(cfg, corpus, Split.TEST),
         settings,

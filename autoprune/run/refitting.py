@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autoprune.errors import SettingError
 from autoprune.evaluation import Failure
 from autoprune.objective import Split
+from autoprune.pruning.build import criterion_gradients
 from autoprune.pruning.refit import FixedWeights, refit_plan
 from autoprune.run.parts import held_out
 from autoprune.space import Plan
@@ -46,11 +47,15 @@ def refit_chosen(run: Run, plan: Plan) -> Refit:
     """
     if "kl" not in {m for e in run.parts.evaluators for m in e.metrics}:
         raise SettingError("export.refit=true chooses by kl; add divergence to evaluator=[…]")
+    if plan != plan.unmasked:
+        raise SettingError("export.refit=true solves whole matrices; this plan has masks: leave refit out")
     before = _score(run, run.parts.ladders, plan, Split.SELECTION)["kl"]
     fixed: Ladders = FixedWeights({})
     after = before
     if not all(s.gone for s in plan.sublayers):
-        fixed = refit_plan(run.parts.adapter, plan, run.parts.recipe)
+        parts = run.parts
+        gradients = criterion_gradients(parts.adapter, parts.loaded.digest, parts.recipe, parts.cache)
+        fixed = refit_plan(parts.adapter, plan, parts.recipe, gradients)
         after = _score(run, fixed, plan, Split.SELECTION)["kl"]
     kept = after < before
     chosen = fixed if kept else run.parts.ladders

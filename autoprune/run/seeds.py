@@ -8,7 +8,7 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Constraint
-from autoprune.space import Candidate, OptionGene, Space
+from autoprune.space import Candidate, OptionGene, Space, is_mask
 from autoprune.uniform import uniform_candidates
 
 LATENCIES = ("prefill", "decode")
@@ -20,14 +20,17 @@ TRIES = 20  # draws for each random plan that is wanted
 def seed_candidates(
     space: Space, constraints: Sequence[Constraint], ratios: Sequence[float], seed: int
 ) -> tuple[Candidate, ...]:
-    """Uniform allocations at the constraint's ratio, or at all `ratios`; sublayers dropped for latency constraints."""
+    """Uniform allocations at the constraint's ratio, or at all `ratios`; sublayers dropped for latency constraints.
+
+    Where the space has masks and units, uniform in both, and in either alone.
+    """
     dense = space.cost(space.dense)
     if not constraints:
-        found = [space.dense, *(c for r in ratios for c in uniform_candidates(space, r))]
+        found = [space.dense, *(c for r in ratios for c in _uniform(space, r, "params"))]
         return tuple(dict.fromkeys(found))
     found = []
     for constraint in constraints:
-        found += uniform_candidates(space, constraint.bound / dense[constraint.metric], constraint.metric)
+        found += _uniform(space, constraint.bound / dense[constraint.metric], constraint.metric)
         if constraint.metric in LATENCIES:
             found += [
                 dropped(space, constraints, np.random.default_rng([seed, 7, i])) for i in range(DROPPED)
@@ -36,11 +39,20 @@ def seed_candidates(
     return tuple(dict.fromkeys(fitting))
 
 
+def _uniform(space: Space, ratio: float, metric: str) -> list[Candidate]:
+    found = uniform_candidates(space, ratio, metric)
+    if len({is_mask(g.setting) for g in space.genes}) > 1:
+        found += uniform_candidates(space, ratio, metric, is_mask)
+        found += uniform_candidates(space, ratio, metric, lambda setting: not is_mask(setting))
+    return found
+
+
 def dropped(space: Space, constraints: Sequence[Constraint], rng: np.random.Generator) -> Candidate:
     """Sites set to zero in random order, the first and the last block last, until the constraints hold."""
     last = max(g.block for g in space.genes)
-    inner = [i for i, g in enumerate(space.genes) if 0 < g.block < last]
-    outer = [i for i, g in enumerate(space.genes) if not 0 < g.block < last]
+    sites = [i for i, g in enumerate(space.genes) if isinstance(g, OptionGene)]
+    inner = [i for i in sites if 0 < space.genes[i].block < last]
+    outer = [i for i in sites if not 0 < space.genes[i].block < last]
     candidate = space.dense
     for gene in [*rng.permutation(inner).tolist(), *rng.permutation(outer).tolist()]:
         if not any(c.violation(space.cost(candidate)) for c in constraints):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from autoprune.errors import SettingError
-from autoprune.objective import Array, Constraint, Fidelity, Proposal, Result, Split
-from autoprune.searchers import sensitivity
+from autoprune.objective import Array, Constraint, Fidelity, Result, Split
+from autoprune.searchers import checks, sensitivity
 from autoprune.searchers.knapsack import Choice
 from autoprune.searchers.problem import Problem, step_rng
+from autoprune.searchers.script import Script, Scripted, complete
 from autoprune.space import Candidate, CostTable
 
 TRIES = 4  # perturbed tables for every near-optimum that is wanted
+WIDEST = 10.0  # of the logarithm of an effect: e^10 either way leaves nothing of it
 
 Bounds = tuple[Constraint, ...]
 
 
-class Additive(ABC):
+class Additive(Scripted):
     """Measures every option of every gene alone, then confirms what the sum of these effects calls best.
 
     With constraints the optimum and near-optima of perturbed tables are confirmed; without any the optimum of every
@@ -28,39 +30,34 @@ class Additive(ABC):
     """
 
     method: str
+    one_bound = False  # whether it takes a single constraint only
     batch = 1  # the whole table, or all that is to be confirmed, is asked for at once
     probes = True  # what the dense model loses by one site alone is beyond any constraint
 
     def __init__(
         self,
         problem: Problem,
-        windows: int,
-        confirm: int,
-        finalists: int,
-        spread: float,
-        budgets: int,
-        smallest: float,
+        windows: int = 4,
+        confirm: int = 16,
+        finalists: int = 8,
+        spread: float = 0.2,
+        budgets: int = 24,
+        smallest: float = 0.3,
     ) -> None:
-        self.problem = problem
+        super().__init__(problem)
         self._sizes = problem.sizes(self.method).tolist()
         self._quality = problem.quality(self.method)
         self._fidelity = problem.fidelity(windows, "search.windows")
+        for name, value in (("confirm", confirm), ("finalists", finalists), ("budgets", budgets)):
+            checks.at_least(name, value, 1)
+        if not 0 <= spread <= WIDEST:
+            raise SettingError(f"search.spread={spread} is not between 0 and {WIDEST:g}")
         problem.fidelity(windows + confirm, "search.windows + search.confirm")
         self._afresh = Fidelity(Split.FITNESS, (windows, windows + confirm))
-        for name, value in (("finalists", finalists), ("budgets", budgets)):
-            if value < 1:
-                raise SettingError(f"search.{name}={value} must be at least 1")
-        if spread < 0.0:
-            raise SettingError(f"search.spread={spread} must not be negative")
-        problem.share(smallest, "search.smallest")
+        checks.smallest(smallest)
         self._finalists, self._spread = finalists, spread
         self._targets, self._tables = self._wanted(budgets, smallest)
-        self._base = problem.space.dense
-        self._varied = sensitivity.variations(self._base, self._sizes)
-        self._measured: dict[Candidate, Result] = {}
-        self._todo = [self._base, *(v.candidate for v in self._varied)]
-        self._next = 0
-        self._waiting = self._confirming = False
+        self._confirmed: list[Result] = []
 
     @abstractmethod
     def solve(self, values: Sequence[Array], targets: Sequence[Bounds]) -> list[Choice | None]:
@@ -75,44 +72,25 @@ class Additive(ABC):
         """What was confirmed at a constraint, best first; of a front the results themselves say it."""
         if not self.single_target:
             return []
-        told = [r for r in self._measured.values() if r.ok and r.proposal.fidelity == self._afresh]
+        told = [r for r in self._confirmed if r.ok]
         ranked = sorted(told, key=lambda r: self._quality.value(r.metrics))
         return [r.proposal.candidate for r in ranked]
 
-    @property
-    def finished(self) -> bool:
-        """True when everything was confirmed."""
-        return not self._todo
+    def script(self) -> Script:
+        """The table at once, for plans that differ in one site share most of their work; then what it says is best."""
+        base = self.problem.space.dense
+        varied = sensitivity.variations(base, self._sizes)
+        results: list[Result] = []
+        yield from complete([base, *(v.candidate for v in varied)], self._fidelity, results)
+        changes = sensitivity.changes(results[0], varied, results[1:], self._quality) if results[0].ok else {}
+        table = sensitivity.effects(base, self._sizes, changes)
+        yield from complete(list(dict.fromkeys(self._solutions(table))), self._afresh, self._confirmed)
 
-    def ask(self, n: int) -> list[Proposal]:
-        """Everything of the present stage, whatever n is: plans that differ in one site share most of their work."""
-        if self._waiting or self.finished:
-            return []
-        self._waiting = True
-        fidelity = self._afresh if self._confirming else self._fidelity
-        proposals = [Proposal(self._next + i, c, fidelity) for i, c in enumerate(self._todo)]
-        self._next += len(proposals)
-        return proposals
-
-    def tell(self, results: Sequence[Result]) -> None:
-        """What was not told is asked for again."""
-        self._waiting = False
-        for result in results:
-            self._measured[result.proposal.candidate] = result
-        self._todo = self._todo[len(results) :]
-        if not self._todo and not self._confirming:
-            self._confirming = True
-            self._todo = list(dict.fromkeys(self._solutions()))
-
-    def _solutions(self) -> Iterator[Candidate]:
-        base = self._measured[self._base]
-        results = [self._measured[v.candidate] for v in self._varied]
-        changes = sensitivity.changes(base, self._varied, results, self._quality) if base.ok else {}
-        table = sensitivity.effects(self._base, self._sizes, changes)
+    def _solutions(self, table: Sequence[Array]) -> Iterator[Candidate]:
         found = [Candidate(c) for c in self.solve(table, self._targets) if c is not None]
         if not found:  # too much failed to tell what fits
             rng = step_rng(self.problem.seed, 0)
-            seeds = self.problem.seeds or (self._base,)
+            seeds = self.problem.seeds or (self.problem.space.dense,)
             found = [self.problem.space.repair(s, self.problem.constraints, rng) for s in seeds]
         yield from found
         if self.single_target:
@@ -134,6 +112,11 @@ class Additive(ABC):
         """The bounds of every target, and the tables of the bounded costs."""
         if self.problem.constraints:
             metrics = [c.metric for c in self.problem.constraints]
+            if self.one_bound and len(metrics) > 1:
+                raise SettingError(
+                    f"constraints: search={self.method} takes one bound, not {len(metrics)}; "
+                    "search=milp takes any number"
+                )
             return [self.problem.constraints], tuple(self.problem.table(m, self.method) for m in metrics)
         costs = [o.metric for o in self.problem.objectives if o != self._quality]
         if not costs:

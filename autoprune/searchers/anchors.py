@@ -9,6 +9,7 @@ import numpy as np
 
 from autoprune.errors import SettingError
 from autoprune.objective import Array, Constraint, Objective
+from autoprune.searchers import checks
 from autoprune.searchers.knapsack import minimise, minimise_jointly
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.proposals import Bounds
@@ -16,6 +17,7 @@ from autoprune.searchers.race import Verdict
 from autoprune.space import Candidate, CostTable, Space
 
 RELAID = 4  # how often tables that hold near a candidate are taken anew, or bounds drawn closer
+LEAST = 0.001  # distance of budgets: closer ones are mostly the same plan
 PATIENCE = 4  # how many times its first cap a race may last
 
 
@@ -88,6 +90,9 @@ def budgets(problem: Problem, quality: Objective, spacing: float, smallest: floa
 
     Raises SettingError when there is neither a constraint nor a cost to be made small.
     """
+    if not LEAST <= spacing < 1.0:
+        raise SettingError(f"search.spacing={spacing} must be at least {LEAST} and below 1")
+    checks.smallest(smallest)
     if problem.constraints:
         return [limits_of(problem.space, problem.constraints, problem.space.dense)]
     costs = [o.metric for o in problem.objectives if o != quality]
@@ -96,9 +101,6 @@ def budgets(problem: Problem, quality: Objective, spacing: float, smallest: floa
             "search=auto needs a constraint, or a cost among the objectives: "
             f"objectives='[{quality.metric},params]'"
         )
-    if not 0.0 < spacing < 1.0:
-        raise SettingError(f"search.spacing={spacing} is not between 0 and 1")
-    problem.share(smallest, "search.smallest")
     space = problem.space
     dense, least = (space.cost(c)[costs[0]] for c in (space.dense, Candidate((0,) * len(space.genes))))
     low = max(smallest, least / dense)

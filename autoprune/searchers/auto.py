@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from autoprune.errors import SettingError
 from autoprune.objective import Array, Result
 from autoprune.searchers.anchors import PATIENCE, Anchor, Limits, budgets
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.proposals import step_values
 from autoprune.searchers.race import Belief, Board, Rules, Windows, estimate, race
@@ -26,7 +28,7 @@ OVERSTATED = 0.5  # a single-gene effect of the table is twice what the same ste
 PRIOR = (
     0.4  # sd of a step's effect beyond what the table explains, in standard deviations of a gap on one window
 )
-SEEDS = 3  # suggested plans that a budget's additive optimum meets
+SEEDS = 9  # suggested plans that a budget's additive optimum meets: three ways to be uniform, of one to three groups
 KEPT = 8  # finalists a budget
 TRIES = 3  # draws for every contender wanted
 
@@ -34,16 +36,16 @@ TRIES = 3  # draws for every contender wanted
 class Auto(Scripted):
     """Table, additive optimum of each budget, then rounds of model-drawn moves in paired races.
 
-    windows: fitness windows of the sensitivity table; candidates: moves a round; first: windows that all of them meet;
-    racers: how many of them race on; chunk: windows that a race adds at a time; cap: most windows of a race, twice as
-    many after every round without a new champion, at most four times; z: paired z of the leader that ends a race;
-    drop: paired z at which a racer is given up against the leader; radius: steps a site may move in a round; caution:
-    range of the penalty on every step of a draw, in standard deviations of a gap on one window; reach: steps at which
-    a measurement counts 1/e as much; spacing: distance of a front's budgets as shares of dense; smallest: the least of
-    them.
+    windows: fitness windows of the sensitivity table; candidates: moves a round; first: windows that all of
+    them meet; racers: how many of them race on; chunk: windows that a race adds at a time; cap: most windows
+    of a race, twice as many after every round without a new champion, at most four times; z: paired z of the
+    leader that ends a race; drop: paired z at which a racer is given up against the leader; confirm: fresh
+    windows on which a better leader meets the champion again, and which alone must not speak against it, 0
+    for none; radius: steps a site may move in a round; caution: range of the penalty on every step of a draw,
+    in standard deviations of a gap on one window; reach: steps at which a measurement counts 1/e as much;
+    spacing: distance of a front's budgets as shares of dense; smallest: the least of them.
     """
 
-    batch = 64
     probes = True  # the table is measured at the dense candidate
 
     def __init__(
@@ -57,6 +59,7 @@ class Auto(Scripted):
         cap: int = 4,
         z: float = 2.0,
         drop: float = 1.0,
+        confirm: int = 0,
         radius: int = 1,
         caution: Sequence[float] = (0.4, 2.0),
         reach: float = 12.0,
@@ -67,12 +70,26 @@ class Auto(Scripted):
         self._quality = problem.quality("auto")
         for name, value in (("windows", windows), ("first", first), ("chunk", chunk), ("cap", cap)):
             problem.fidelity(value, f"search.{name}")
+        at_least("candidates", candidates, 1)
+        at_least("racers", racers, 1)
+        if cap < max(first, chunk):
+            raise SettingError(
+                f"search.cap={cap} must be at least search.first={first} and search.chunk={chunk}"
+            )
+        at_least("z", z, 0)
+        at_least("drop", drop, 0)
+        if confirm:
+            problem.fidelity(confirm, "search.confirm")
+        at_least("radius", radius, 1)
+        self._caution = _range(caution)
+        if not reach > 0:
+            raise SettingError(f"search.reach={reach} must be above 0")
         self._table_windows, self._count, self._first = windows, candidates, first
-        self._racers, self._rules, self._radius = racers, Rules(chunk, cap, z, drop), radius
-        self._caution = (float(caution[0]), float(caution[1]))
+        self._racers, self._rules = racers, Rules(chunk, cap, z, drop, confirm)
         self._windows = Windows(problem.windows, problem.seed)
         self._board = Board(self._quality, self._quality.metric in LOG)
         self._model = StepModel(self._sizes.tolist(), reach)
+        self._radius = max(1, min(radius, self._model.width - 1))
         self._spread = Spread()
         self._effects: list[Array] = []
         self._budgets = budgets(problem, self._quality, spacing, smallest)
@@ -186,9 +203,7 @@ class Auto(Scripted):
         """
         fresh: dict[Candidate, None] = {}
         limits = anchor.limits.around(anchor.champion)
-        reaches = [(self._radius, self._caution)]
-        reaches += [(radius, (0.0, 0.0)) for radius in range(self._radius, self._model.width)]
-        for radius, caution in reaches:
+        for radius, caution in self._reaches():
             drawn = self._drawn(posterior, rng, TRIES * self._count)
             for number, effect in enumerate((posterior.best, *drawn)):
                 penalty = rng.uniform(*caution) * (number > 0) * self._spread.noise**0.5
@@ -201,6 +216,11 @@ class Auto(Scripted):
             if fresh:
                 break
         return list(fresh)
+
+    def _reaches(self) -> list[tuple[int, tuple[float, float]]]:
+        """Steps a site and caution of a round's draws; later ones are for when nothing new comes of earlier ones."""
+        wider = range(self._radius, self._model.width)
+        return [(self._radius, self._caution), *((radius, (0.0, 0.0)) for radius in wider)]
 
     def _open(self, candidate: Candidate, anchor: Anchor) -> bool:
         """Whether there is anything to learn about a candidate."""
@@ -221,3 +241,9 @@ class Auto(Scripted):
         self._spread.residuals(misses, variances)
         for (contender, measured), variance in zip(gaps.items(), variances, strict=True):
             self._model.learn(champion, contender, float(measured.mean()), variance)
+
+
+def _range(caution: Sequence[float]) -> tuple[float, float]:
+    if len(caution) != 2 or not 0 <= caution[0] <= caution[1] < np.inf:
+        raise SettingError(f"search.caution={list(caution)} must be two numbers: 0 <= least <= most")
+    return float(caution[0]), float(caution[1])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoprune.errors import SettingError
 from autoprune.objective import Array
 from autoprune.searchers.additive import Additive, Bounds
 from autoprune.searchers.knapsack import Choice, Knapsack
-from autoprune.searchers.problem import Problem
 
 
 class DP(Additive):
@@ -21,22 +19,7 @@ class DP(Additive):
     """
 
     method = "dp"
-
-    def __init__(
-        self,
-        problem: Problem,
-        windows: int = 4,
-        confirm: int = 16,
-        finalists: int = 8,
-        spread: float = 0.2,
-        budgets: int = 24,
-        smallest: float = 0.3,
-    ) -> None:
-        super().__init__(problem, windows, confirm, finalists, spread, budgets, smallest)
-        if len(self._tables) > 1:
-            raise SettingError(
-                f"constraints: search=dp takes one bound, not {len(self._tables)}; search=milp takes any number"
-            )
+    one_bound = True
 
     def solve(self, values: Sequence[Array], targets: Sequence[Bounds]) -> list[Choice | None]:
         """All from one dynamic program."""

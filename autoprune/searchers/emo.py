@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoprune.errors import SettingError
 from autoprune.objective import Array, Objective, Proposal, Result, non_dominated
+from autoprune.searchers import checks
+from autoprune.searchers.genetic import POPULATION
 from autoprune.searchers.knapsack import Knapsack
 from autoprune.searchers.nsga2 import NSGA2
 from autoprune.searchers.part import divided
@@ -46,9 +47,9 @@ class EMO:
         windows: int = 4,
         smallest: float = 0.3,
     ) -> None:
-        if part_generations < 1:
-            raise SettingError(f"search.part_generations={part_generations} must be at least 1")
-        problem.share(smallest, "search.smallest")
+        checks.at_least("part_population", part_population, POPULATION)
+        checks.at_least("part_generations", part_generations, 1)
+        checks.smallest(smallest)
         problem.sizes(self.method)
         self.problem = problem
         self._quality = problem.quality(self.method)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from autoprune.errors import SettingError
-from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.objective import Fidelity, Proposal, Result
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
 
@@ -42,8 +43,7 @@ class Evolution(ABC):
         self._quality = problem.quality(self.method)
         problem.bounded(self.method)
         _check(problem, offspring, survivors, windows)
-        if generations is not None and generations < 1:
-            raise SettingError(f"search.generations={generations} must be at least 1, or null")
+        at_least("generations", generations, 1, null=True)
         self._survivors, self._windows = tuple(survivors), tuple(windows)
         self._generations = generations
         self._parents = list(problem.seeds)
@@ -132,10 +132,7 @@ class Evolution(ABC):
     def _fidelity(self) -> Fidelity:
         """Windows of the stage; which ones depends on seed, generation and stage only."""
         count = self._windows[self._stage]  # choosing among the seeds, -1, is as careful as the last stage
-        slots = self.problem.windows // count
-        rng = np.random.default_rng([self.problem.seed, 1, self._generation, self._stage + 1])
-        start = int(rng.integers(slots)) * count
-        return Fidelity(Split.FITNESS, (start, start + count))
+        return self.problem.drawn(count, self._generation, self._stage + 1)
 
 
 def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: Sequence[int]) -> None:
@@ -148,6 +145,8 @@ def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: 
         raise SettingError(
             f"search.survivors={list(survivors)} must fall, from at most search.offspring={offspring}"
         )
+    if list(windows) != sorted(windows):
+        raise SettingError(f"search.windows={list(windows)} must not fall: later stages look closer")
     for count in windows:
         problem.fidelity(count, "search.windows")
 
@@ -155,9 +154,3 @@ def _check(problem: Problem, offspring: int, survivors: Sequence[int], windows: 
 def changes(rng: np.random.Generator, most: int) -> int:
     """How many changes a child makes: min(U{1..most}, U{1..most})."""
     return int(min(rng.integers(1, most + 1), rng.integers(1, most + 1)))
-
-
-def check_swaps(swaps: int) -> None:
-    """Raise SettingError when children would not differ from their parent."""
-    if swaps < 1:
-        raise SettingError(f"search.swaps={swaps} must be at least 1")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.searchers.evolution import Evolution, Vary, changes, check_swaps
+from autoprune.searchers.checks import at_least
+from autoprune.searchers.evolution import Evolution, Vary, changes
 from autoprune.searchers.problem import Problem, fill
 from autoprune.space import Candidate, OptionGene
 
@@ -35,7 +36,7 @@ class EvoPress(Evolution):
         generations: int | None = None,
     ) -> None:
         super().__init__(problem, offspring, survivors, windows, generations)
-        check_swaps(swaps)
+        at_least("swaps", swaps, 1)
         self._swaps = swaps
         self._partners = _partners(problem)
         self._unequal = _unequal(problem)

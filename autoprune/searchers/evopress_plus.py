@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.searchers.evolution import Evolution, Vary, changes, check_swaps
+from autoprune.searchers.checks import at_least, share
+from autoprune.searchers.evolution import Evolution, Vary, changes
 from autoprune.searchers.problem import Problem, fill
 from autoprune.space import Candidate
 
@@ -34,8 +35,8 @@ class EvoPressPlus(Evolution):
         generations: int | None = None,
     ) -> None:
         super().__init__(problem, offspring, survivors, windows, generations)
-        check_swaps(swaps)
-        problem.share(far, "search.far")
+        at_least("swaps", swaps, 1)
+        share("far", far)
         self._swaps, self._far = swaps, far
 
     def variations(self) -> Sequence[Vary]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least, share
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.several import LOG, Fitting, Scale
 from autoprune.space import Candidate
@@ -18,7 +20,7 @@ from autoprune.space import Candidate
 POPULATION = 4  # at least
 
 
-class Genetic:
+class Genetic(ABC):
     """Integer genes, depth-ordered operators; a subclass names itself and makes its pymoo algorithm."""
 
     method: str
@@ -33,14 +35,15 @@ class Genetic:
         smallest: float = 0.3,
         log: Sequence[str] = LOG,
     ) -> None:
-        if population < POPULATION:
-            raise SettingError(f"search.population={population} must be at least {POPULATION}")
-        problem.share(crossover, "search.crossover")
-        if mutation is not None and mutation < 0.0:
-            raise SettingError(f"search.mutation={mutation} must not be negative, or null")
+        at_least("population", population, POPULATION)
+        share("crossover", crossover)
         self.problem = problem
         self.batch = population
         self._sizes = problem.sizes(self.method)
+        if mutation is not None and not 0 <= mutation <= len(self._sizes):
+            raise SettingError(
+                f"search.mutation={mutation} is not between 0 and the {len(self._sizes)} sites, or null"
+            )
         self._fidelity = problem.fidelity(windows, "search.windows")
         self._scale = Scale(problem, log)
         self._fitting = Fitting(problem, self._sizes, smallest)
@@ -50,9 +53,9 @@ class Genetic:
         self._exhausted = False
         self._algorithm = self._build(population, crossover, 2.0 if mutation is None else mutation)
 
+    @abstractmethod
     def algorithm(self, population: int, **settings: Any) -> Any:
         """The pymoo algorithm of a population, with our sampling, operators and repair as its settings."""
-        raise NotImplementedError
 
     @property
     def finished(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from optuna.samplers import GPSampler
 
 from autoprune.errors import SettingError
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.optuna_study import MemorylessSearcher
 from autoprune.searchers.problem import Problem
 
@@ -37,8 +38,7 @@ class GP(MemorylessSearcher):
         if len(problem.objectives) > MOST:
             names = ", ".join(o.metric for o in problem.objectives)
             raise SettingError(f"search=gp takes at most {MOST} objectives; objectives=[{names}]")
-        if startup < 2:
-            raise SettingError(f"search.startup={startup} must be at least 2")
+        at_least("startup", startup, 2)
         super().__init__(problem, batch, windows, smallest)
         self._startup = startup
 

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.errors import SettingError, UnboundedError
-from autoprune.objective import Fidelity, Proposal, Result, Split
+from autoprune.objective import Result
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, fill, step_rng
+from autoprune.searchers.script import Script, Scripted, Trial
 from autoprune.space import Candidate
 
 LEAST = 1e-9  # what a removal is said to lose at least: of several that lose nothing the largest is taken
 
 
-class Greedy:
+class Greedy(Scripted):
     """From the dense model on, lowers or removes the site that loses least for what it saves, until the budget is met.
 
     windows: fitness windows of a step, drawn afresh for every step; step: options that a site is lowered by; remove:
@@ -37,9 +39,8 @@ class Greedy:
         fills: int = 8,
     ) -> None:
         for name, value, least in (("step", step, 1), ("fills", fills, 0)):
-            if value < least:
-                raise SettingError(f"search.{name}={value} must be at least {least}")
-        self.problem = problem
+            at_least(name, value, least)
+        super().__init__(problem)
         problem.sizes("greedy")
         self._quality = problem.quality("greedy")
         problem.fidelity(windows, "search.windows")
@@ -48,51 +49,28 @@ class Greedy:
         self._windows, self._step, self._remove, self._fills = windows, step, remove, fills
         self._tolerance = tolerance
         self._at = problem.space.dense
-        self._next = self._round = 0
-        self._waiting = self._confirming = False
-        self._confirmed: list[Result] = []
-        self._todo = self._asked()
+        self._confirmed: Sequence[Result] = ()
 
     @property
     def single_target(self) -> bool:
         """With constraints; a tolerance gives one sweep."""
         return bool(self.problem.constraints)
 
-    @property
-    def finished(self) -> bool:
-        """True when the last plan was compared with its fills."""
-        return not self._todo
-
     def finalists(self) -> list[Candidate]:
         """What was confirmed, best first."""
         ranked = sorted((self._quality.value(r.metrics), i) for i, r in enumerate(self._confirmed) if r.ok)
         return [self._confirmed[i].proposal.candidate for _, i in ranked]
 
-    def ask(self, n: int) -> list[Proposal]:
-        """A whole step, whatever n is."""
-        if self._waiting:
-            return []
-        self._waiting = True
-        fidelity = self._confirm if self._confirming else self._fidelity()
-        proposals = [Proposal(self._next + i, c, fidelity) for i, c in enumerate(self._todo)]
-        self._next += len(proposals)
-        return proposals
-
-    def tell(self, results: Sequence[Result]) -> None:
-        """Take the best removal; with the budget met, or nothing within the tolerance, confirm."""
-        self._waiting = False
-        if self._confirming:
-            self._confirmed = list(results)
-            self._todo = []
-            return
-        found = self._best(results)
-        self._round += 1
-        if found is not None:
-            self._at = found
-        self._todo = self._asked() if found is not None else []
-        if not self._todo:
-            self._confirming = True
-            self._todo = self._filled()
+    def script(self) -> Script:
+        """Removals until the budget is met or nothing is within the tolerance; then the last plan and its fills."""
+        step = 0
+        while asked := self._asked():
+            fidelity = self.problem.drawn(self._windows, step)
+            found = self._best(asked, (yield [Trial(c, fidelity) for c in asked]))
+            if found is None:
+                break
+            self._at, step = found, step + 1
+        self._confirmed = yield [Trial(c, self._confirm) for c in self._filled()]
 
     def _asked(self) -> list[Candidate]:
         """The candidate, with a tolerance dense, and every removal that saves something that must be saved."""
@@ -110,12 +88,12 @@ class Greedy:
                 found += [self._at.with_value(gene, 0)] if self._remove else []
         return list(dict.fromkeys(found))
 
-    def _best(self, results: Sequence[Result]) -> Candidate | None:
+    def _best(self, asked: Sequence[Candidate], results: Sequence[Result]) -> Candidate | None:
         """The removal of least loss per saved cost; what failed comes last. None when none is within the tolerance."""
         told = {
             r.proposal.candidate: self._quality.value(r.metrics) if r.ok else float("inf") for r in results
         }
-        removals = [c for c in self._todo if c not in (self._at, self.problem.space.dense)]
+        removals = [c for c in asked if c not in (self._at, self.problem.space.dense)]
         if self._tolerance is not None:
             most = told.get(self.problem.space.dense, float("inf")) + self._tolerance
             removals = [c for c in removals if told.get(c, float("inf")) <= most < float("inf")]
@@ -145,20 +123,12 @@ class Greedy:
             found.setdefault(fill(self.problem.space, self._at, genes, self.problem.constraints, rng))
         return list(found)
 
-    def _fidelity(self) -> Fidelity:
-        slots = self.problem.windows // self._windows
-        start = (
-            int(np.random.default_rng([self.problem.seed, 1, self._round]).integers(slots)) * self._windows
-        )
-        return Fidelity(Split.FITNESS, (start, start + self._windows))
-
     def _check(self, tolerance: float | None) -> None:
         bounded = bool(self.problem.constraints)
         if bounded == (tolerance is not None):
             said = "only without constraints" if bounded else "or constraints, for example '{params: 0.6x}'"
             error = SettingError if bounded else UnboundedError
             raise error(f"search.tolerance={tolerance}: search=greedy takes a tolerance {said}")
-        if tolerance is not None and tolerance < 0.0:
-            raise SettingError(f"search.tolerance={tolerance} must not be negative")
+        at_least("tolerance", tolerance, 0, null=True)
         costs = [o.metric for o in self.problem.objectives if o != self._quality]
         self._metric = costs[0] if costs else "params"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least, share
 from autoprune.searchers.problem import Problem, fill, step_rng
 from autoprune.space import Candidate
 
@@ -34,11 +34,9 @@ class Local:
         kick: float = 0.2,
         restarts: int | None = None,
     ) -> None:
-        if batch < 1:
-            raise SettingError(f"search.batch={batch} must be at least 1")
-        if restarts is not None and restarts < 0:
-            raise SettingError(f"search.restarts={restarts} must not be negative, or null")
-        problem.share(kick, "search.kick")
+        at_least("batch", batch, 1)
+        at_least("restarts", restarts, 0, null=True)
+        share("kick", kick)
         problem.bounded("local")
         self.problem = problem
         self.batch = batch

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from autoprune.objective import Array
 from autoprune.searchers.additive import Additive, Bounds
 from autoprune.searchers.knapsack import Choice, minimise_jointly
-from autoprune.searchers.problem import Problem
 
 
 class MILP(Additive):
@@ -20,18 +19,6 @@ class MILP(Additive):
     """
 
     method = "milp"
-
-    def __init__(
-        self,
-        problem: Problem,
-        windows: int = 4,
-        confirm: int = 16,
-        finalists: int = 8,
-        spread: float = 0.2,
-        budgets: int = 24,
-        smallest: float = 0.3,
-    ) -> None:
-        super().__init__(problem, windows, confirm, finalists, spread, budgets, smallest)
 
     def solve(self, values: Sequence[Array], targets: Sequence[Bounds]) -> list[Choice | None]:
         """One program a target."""

@@ -24,14 +24,18 @@ class NSGA3(Genetic):
     def algorithm(self, population: int, **settings: Any) -> Any:
         """pymoo's NSGA-III."""
         from pymoo.algorithms.moo.nsga3 import NSGA3 as PymooNSGA3
+        from pymoo.operators.selection.tournament import TournamentSelection
         from pymoo.util.ref_dirs import get_reference_directions
+
+        from autoprune.searchers.operators import sound_first
 
         objectives = len(self.problem.objectives)
         if population < objectives:
             raise SettingError(f"search.population={population} must be at least the {objectives} objectives")
         parts = divisions(objectives, population)
         directions = get_reference_directions("das-dennis", objectives, n_partitions=parts)
-        return PymooNSGA3(ref_dirs=directions, pop_size=population, **settings)
+        selection = TournamentSelection(func_comp=sound_first)
+        return PymooNSGA3(ref_dirs=directions, pop_size=population, selection=selection, **settings)
 
 
 def divisions(objectives: int, most: int) -> int:

@@ -68,3 +68,11 @@ class SpaceRepair(Repair):  # type: ignore[misc]
 
     def _do(self, problem: Any, X: Any, **kwargs: Any) -> Any:  # noqa: N803
         return np.array([self._repair(row) for row in X.astype(int)])
+
+
+def sound_first(pop: Any, pairs: Rows, random_state: Any, **kwargs: Any) -> Rows:
+    """Of each pair who did not fail, else either: pymoo's own draws between two failures without the seed."""
+    failed = np.array([[pop[i].CV[0] > 0 for i in pair] for pair in pairs])
+    rows = zip(pairs, failed, strict=True)
+    won = [random_state.choice(pair) if bad[0] == bad[1] else pair[int(bad[0])] for pair, bad in rows]
+    return np.array(won, dtype=np.int64)[:, None]

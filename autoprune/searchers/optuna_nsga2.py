@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import NSGAIISampler
 
-from autoprune.errors import SettingError
+from autoprune.searchers.checks import at_least, share
 from autoprune.searchers.optuna_study import OptunaSearcher
 from autoprune.searchers.problem import Problem
 
@@ -39,12 +39,10 @@ class OptunaNSGA2(OptunaSearcher):
         mutation: float | None = None,
         smallest: float = 0.3,
     ) -> None:
-        if population < 2:
-            raise SettingError(f"search.population={population} must be at least 2")
-        shares = {"crossover": crossover, "swap": swap, "mutation": mutation}
-        for name, value in shares.items():
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise SettingError(f"search.{name}={value} is not between 0 and 1")
+        at_least("population", population, 2)
+        share("crossover", crossover)
+        share("swap", swap)
+        share("mutation", mutation, null=True)
         super().__init__(problem, population, windows, smallest)
         self._settings: dict[str, Any] = {
             "population_size": population,

@@ -8,6 +8,7 @@ constraints, <= 0 where they hold). Suggestions made before are moved by single 
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.searchers.several import Fitting, Scale
 from autoprune.space import Candidate
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 TRIES = 200  # single steps away from a candidate that is known
 
 
-class OptunaSearcher:
+class OptunaSearcher(ABC):
     """Seeds first, then what the sampler suggests; a subclass names itself, makes its sampler and keeps its study."""
 
     method: str
@@ -51,21 +52,21 @@ class OptunaSearcher:
         self._waiting = False
         self._exhausted = False
 
+    @abstractmethod
     def sampler(self, seed: int) -> BaseSampler:
         """The sampler of a study."""
-        raise NotImplementedError
 
+    @abstractmethod
     def study(self) -> Study:
         """The study to ask, told all that is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def asked(self, study: Study, number: int, proposal: Proposal) -> None:
         """Note that a proposal answers the study's trial of a number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(self, trial: FrozenTrial, proposal: Proposal) -> None:
         """Take in the evaluated trial of a proposal."""
-        raise NotImplementedError
 
     @property
     def finished(self) -> bool:
@@ -153,8 +154,7 @@ class MemorylessSearcher(OptunaSearcher):
     memoryless = True
 
     def __init__(self, problem: Problem, batch: int, windows: int, smallest: float) -> None:
-        if batch < 1:
-            raise SettingError(f"search.batch={batch} must be at least 1")
+        at_least("batch", batch, 1)
         super().__init__(problem, batch, windows, smallest)
         self._past: list[FrozenTrial] = []
 

@@ -13,6 +13,8 @@ from autoprune.space import Candidate, CostTable, OptionGene, Space
 from autoprune.stepwise import StepWalk
 from autoprune.walk import Walk
 
+FLOOR = 1e-9  # below this a metric's logarithm says nothing
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -65,6 +67,12 @@ class Problem:
             )
         return Fidelity(Split.FITNESS, (0, windows))
 
+    def drawn(self, windows: int, *step: int) -> Fidelity:
+        """So many fitness windows in a row, at one of the places that do not overlap; seed and `step` say which."""
+        places = self.windows // windows
+        start = int(np.random.default_rng([self.seed, 1, *step]).integers(places)) * windows
+        return Fidelity(Split.FITNESS, (start, start + windows))
+
     def table(self, metric: str, method: str) -> CostTable:
         """The additive table of a cost; raises SettingError for a cost that does not add up over genes."""
         found = self.space.cost_table(metric)
@@ -74,12 +82,6 @@ class Problem:
                 "search=evopress+ and nsga2 take any"
             )
         return found
-
-    @staticmethod
-    def share(value: float, setting: str) -> None:
-        """Raise SettingError when a setting is not between 0 and 1."""
-        if not 0.0 <= value <= 1.0:
-            raise SettingError(f"{setting}={value} is not between 0 and 1")
 
     def values(self, result: Result) -> list[float]:
         """The objectives of a usable result, all to be minimised."""

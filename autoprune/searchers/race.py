@@ -7,16 +7,15 @@ remembered window by window: an evaluation on fresh windows adds to what is know
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from autoprune.objective import Array, Fidelity, Objective, Result, Split
+from autoprune.searchers.problem import FLOOR
 from autoprune.searchers.script import Trial
 from autoprune.space import Candidate
-
-FLOOR = 1e-9  # below this a metric's logarithm says nothing
 
 
 class Windows:
@@ -54,8 +53,15 @@ class Board:
 
     def gaps(self, contender: Candidate, champion: Candidate) -> Array:
         """Contender minus champion on every window that both have met, in window order."""
-        ours, theirs = self._known.get(contender, {}), self._known.get(champion, {})
-        return np.array([ours[w] - theirs[w] for w in sorted(ours.keys() & theirs.keys())])
+        return self.gaps_on(contender, champion, self.met(contender, champion))
+
+    def gaps_on(self, contender: Candidate, champion: Candidate, windows: Iterable[int]) -> Array:
+        """Contender minus champion on windows that both have met, in window order."""
+        return np.array([self._known[contender][w] - self._known[champion][w] for w in sorted(windows)])
+
+    def met(self, contender: Candidate, champion: Candidate) -> set[int]:
+        """The windows that both have met."""
+        return self._known.get(contender, {}).keys() & self._known.get(champion, {}).keys()
 
     def level(self, candidate: Candidate) -> float:
         """Mean of what is known of a candidate; infinite when nothing is."""
@@ -74,13 +80,15 @@ class Board:
 class Rules:
     """When a race ends: `chunk` windows are added until the leader's paired |z| passes `z` or it met `cap` windows.
 
-    A contender that is `drop` standard errors behind the leader leaves.
+    A contender that is `drop` standard errors behind the leader leaves. A leader that is better then meets the champion
+    on `confirm` more windows, 0 for none, and is better only if these do not speak against it by themselves.
     """
 
     chunk: int = 2
     cap: int = 16
     z: float = 2.0
     drop: float = 1.0
+    confirm: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,27 @@ def race(
         }
         clear = score > rules.z or (score < -rules.z and len(alive) == 1)
         if clear or met >= rules.cap:
-            return Verdict(leader, best.gap, best.variance)
+            verdict = Verdict(leader, best.gap, best.variance)
+            return (yield from confirmed(board, champion, verdict, windows, rules.confirm))
     return Verdict(None)
+
+
+def confirmed(board: Board, champion: Candidate, verdict: Verdict, windows: Windows, count: int) -> Race:
+    """A verdict for a leader, who was chosen for being ahead, looked at on windows that had no part in that.
+
+    Where its mean gap on them alone is not below 0, that is the verdict's gap. Windows that both have met before say
+    nothing new; where there are no others the verdict stands.
+    """
+    leader = verdict.leader
+    if not count or leader is None or verdict.gap >= 0:
+        return verdict
+    fidelity, before = windows.fresh(count), board.met(leader, champion)
+    results = yield [Trial(champion, fidelity), Trial(leader, fidelity)]
+    board.add(results)
+    if not all(r.ok for r in results):
+        return Verdict(None)
+    gaps = board.gaps_on(leader, champion, board.met(leader, champion) - before)
+    return replace(verdict, gap=float(gaps.mean())) if len(gaps) and gaps.mean() >= 0 else verdict
 
 
 def estimate(gaps: Array, belief: Belief, noise: float) -> Belief:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.errors import SettingError
 from autoprune.objective import Proposal, Result
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import Candidate
 
@@ -21,8 +21,7 @@ class Random:
     """
 
     def __init__(self, problem: Problem, windows: int = 8, batch: int = 32) -> None:
-        if batch < 1:
-            raise SettingError(f"search.batch={batch} must be at least 1")
+        at_least("batch", batch, 1)
         self.problem = problem
         self.batch = batch
         self._sizes = problem.sizes("random")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,13 @@ class Trial:
 Script = Generator[list[Trial], Sequence[Result], None]  # results come in the order of the trials
 
 
-class Scripted:
+def complete(candidates: Sequence[Candidate], fidelity: Fidelity, results: list[Result]) -> Script:
+    """Asks until all candidates are told, and puts their results, in order, into `results`."""
+    while left := candidates[len(results) :]:
+        results += yield [Trial(c, fidelity) for c in left]
+
+
+class Scripted(ABC):
     """Ask and tell around a script: each batch that it yields is one ask, whatever n is.
 
     A batch that was cut short comes back as the results of its first part. The script must not keep what it is sent
@@ -38,9 +45,9 @@ class Scripted:
         self._waiting = False
         self._finished = False
 
+    @abstractmethod
     def script(self) -> Script:
         """The method."""
-        raise NotImplementedError
 
     @property
     def finished(self) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.objective import Result
-from autoprune.searchers.problem import Problem
+from autoprune.searchers import checks
+from autoprune.searchers.problem import FLOOR, Problem
 from autoprune.space import Candidate
 from autoprune.stepwise import StepWalk
 from autoprune.walk import Ints, Walk
 
-FLOOR = 1e-9  # below this a metric's logarithm says nothing
 LOG = ("kl", "nll")  # metrics compared on a logarithmic scale unless told otherwise
 
 
@@ -34,7 +34,7 @@ class Fitting:
 
     def __init__(self, problem: Problem, sizes: Ints, smallest: float) -> None:
         """`smallest` is a share of the dense `params`; raises SettingError when it is none."""
-        problem.share(smallest, "search.smallest")
+        checks.smallest(smallest)
         self._problem = problem
         self._sizes = sizes
         self._table = problem.space.cost_table("params")

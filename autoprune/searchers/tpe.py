@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.samplers import TPESampler
 
-from autoprune.errors import SettingError
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.optuna_study import MemorylessSearcher
 from autoprune.searchers.problem import Problem
 
@@ -36,8 +36,7 @@ class TPE(MemorylessSearcher):
         smallest: float = 0.3,
     ) -> None:
         for name, value, least in (("startup", startup, 0), ("candidates", candidates, 1)):
-            if value < least:
-                raise SettingError(f"search.{name}={value} must be at least {least}")
+            at_least(name, value, least)
         super().__init__(problem, batch, windows, smallest)
         self._startup, self._candidates, self._multivariate = startup, candidates, multivariate
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from autoprune.errors import SettingError
+from autoprune.searchers.checks import at_least
 from autoprune.searchers.evopress import EvoPress
 from autoprune.searchers.problem import Problem
 from autoprune.space import OptionGene
@@ -49,14 +50,13 @@ class Tyr(EvoPress):
         super().__init__(problem, offspring, survivors, windows, swaps, generations)
         if not 0 < step <= 1:
             raise SettingError(f"search.step={step:g} must be above 0 and at most 1")
-        for name, value in (
-            ("iterations", iterations),
-            ("levels", levels),
-            ("ffn_multiple", ffn_multiple),
-            ("follow", follow),
-        ):
-            if value is not None and value < 1:
-                raise SettingError(f"search.{name}={value} must be at least 1")
+        at_least("iterations", iterations, 1)
+        at_least("levels", levels, 1)
+        at_least("ffn_multiple", ffn_multiple, 1, null=True)
+        if follow is not None and not 1 <= follow <= iterations:
+            raise SettingError(
+                f"search.follow={follow} is not between 1 and search.iterations={iterations}, or null"
+            )
         self.iterations = iterations
         self._step_share, self._levels, self._multiple, self._follow = step, levels, ffn_multiple, follow
         genes = [g for g in problem.space.genes if isinstance(g, OptionGene)]

@@ -1,4 +1,4 @@
-"""Trains the built-in models: `autoprune zoo train docs-llama`."""
+"""Trains the built-in models that read: `autoprune zoo train docs-llama`, `docs-moe`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,7 @@ class Recipe:
     seed: int = 0
 
 
-ARCHITECTURE = {
-    "hidden_size": 144,
-    "intermediate_size": 256,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-    "head_dim": 24,
+COMMON = {
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
@@ -50,9 +44,36 @@ ARCHITECTURE = {
     "eos_token_id": 0,
     "pad_token_id": 1,
 }
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "docs-llama": {
+        **COMMON,
+        "model_type": "llama",
+        "hidden_size": 144,
+        "intermediate_size": 256,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 24,
+    },
+    "docs-moe": {
+        **COMMON,
+        "model_type": "qwen3_moe",
+        "hidden_size": 128,
+        "moe_intermediate_size": 48,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": True,
+        "router_aux_loss_coef": 0.01,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
+}
+RECIPES = {"docs-llama": Recipe(), "docs-moe": Recipe(tokens=4_000_000, evaluate_every=122)}
 
 
-def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, Any]:
+def train(name: str, to: Path, recipe: Recipe, say: Say = print) -> dict[str, Any]:
     """Train tokenizer and model on the documentation corpus, keep the weights of lowest selection loss, write `to`.
 
     Returns the figures of the card. One thread; bf16 autocast, fp32 weights and optimiser state.
@@ -65,12 +86,12 @@ def train_docs_llama(to: Path, recipe: Recipe, say: Say = print) -> dict[str, An
     tokens = np.array(tokenizer.encode(corpus).ids, dtype=np.uint16)
     held_out = {s: _windows(tokenizer, s, recipe.window) for s in (Split.SELECTION, Split.TEST)}
     say(f"{len(tokens):,} training tokens, {len(corpus) / len(tokens):.2f} characters each")
-    model = build(recipe)
+    model = build(name, recipe)
 
     def keep(
         state: dict[str, torch.Tensor],
     ) -> None:  # at once: an hour of training is not lost to a later error
-        copied = build(recipe)
+        copied = build(name, recipe)
         copied.load_state_dict(state)
         write(copied.to(torch.bfloat16), tokenizer, to)
 
@@ -107,20 +128,21 @@ def corpus_identity() -> str:
 SHOWN = (
     *("num_hidden_layers", "hidden_size", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "intermediate_size"),
+    *("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
 )
 
 
-def build(recipe: Recipe) -> Any:
-    """A randomly initialised model of the built-in architecture."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def build(name: str, recipe: Recipe) -> Any:
+    """A randomly initialised model of a built-in architecture."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = LlamaConfig(vocab_size=recipe.vocabulary, **ARCHITECTURE)  # type: ignore[arg-type]
-    config.attention_bias = False
-    model = LlamaForCausalLM(config)
+    sizes = dict(ARCHITECTURES[name])
+    config = AutoConfig.for_model(sizes.pop("model_type"), vocab_size=recipe.vocabulary, **sizes)
+    model = AutoModelForCausalLM.from_config(config)
     model.set_attn_implementation("eager")  # its backward is three times faster here than the fused one's
     scale = 0.02 / math.sqrt(2 * config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
+    for path, parameter in model.named_parameters():
+        if path.removesuffix(".weight").endswith(("o_proj", "down_proj")):
             torch.nn.init.normal_(parameter, std=scale)
     return model
 
@@ -197,9 +219,12 @@ def _batches(tokens: NDArray[np.uint16], recipe: Recipe, steps: int) -> Iterator
 
 
 def _loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    balance = getattr(model.config, "router_aux_loss_coef", None)  # of a router, that it uses all experts
+    more = {} if balance is None else {"output_router_logits": True}
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        output = model(input_ids=batch[:, :-1], use_cache=False, **more)
+    loss = torch.nn.functional.cross_entropy(output.logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    return loss if balance is None else loss + balance * output.aux_loss
 
 
 @torch.no_grad()
@@ -238,8 +263,7 @@ def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = pr
 
         train_classifier(name, to, say)
         return
-    recipe = recipe or Recipe()
-    figures = train_docs_llama(to, recipe, say)
+    figures = train(name, to, recipe or RECIPES[name], say)
     (to / "README.md").write_text(card(name, figures), encoding="utf-8")
     say(f"{to}: test perplexity {figures['test_perplexity']:.2f}")
 
@@ -247,14 +271,16 @@ def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = pr
 def card(name: str, figures: dict[str, Any]) -> str:
     """The model card: sizes, data, figures and the command that remakes them."""
     recipe = figures["recipe"]
-    sizes = ", ".join(f"{k.replace('_', ' ')} {ARCHITECTURE[k]}" for k in SHOWN)
+    held = ARCHITECTURES[name]
+    sizes = ", ".join(f"{k.replace('_', ' ')} {held[k]}" for k in SHOWN if k in held)
+    family = {"llama": "Llama", "qwen3_moe": "Qwen3-MoE"}[held["model_type"]]
     return f"""---
 library_name: transformers
 license: apache-2.0
 ---
 # {name}
 
-Llama architecture ({sizes}), tied embeddings, byte-level BPE of {recipe["vocabulary"]} entries,
+{family} architecture ({sizes}), tied embeddings, byte-level BPE of {recipe["vocabulary"]} entries,
 {figures["parameters"]:,} parameters, stored in bfloat16.
 
 Trained from scratch on the *train* split of the documentation corpus that every installation carries: the language
@@ -278,4 +304,4 @@ Command: `autoprune zoo train {name}`
 
 
 CLASSIFIERS = ("digits-vit", "docs-bert")
-TRAINED = ("docs-llama", *CLASSIFIERS)
+TRAINED = (*RECIPES, *CLASSIFIERS)

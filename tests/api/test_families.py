@@ -14,7 +14,7 @@ from tests import tiny
 from tests.families import FAMILIES
 
 
-@pytest.fixture(params=["qwen3-windows", "gpt2-tied"], scope="module")
+@pytest.fixture(params=["qwen3-windows", "gpt2-tied", "qwen3_moe-normed"], scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

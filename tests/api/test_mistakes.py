@@ -81,8 +81,17 @@ def test_a_bound_that_nothing_meets_names_the_smallest_that_is_met(refused: Run)
 
 
 def test_tokens_that_pay_for_nothing(refused: Run) -> None:
-    refused("tokens=100 pays for no evaluation", tokens=100)
+    refused("tokens=100 does not pay for it: the search starts with 4 windows", tokens=100)
     refused("starts with 4 windows of 32 tokens; give at least tokens=128", tokens=127)
+
+
+def test_tokens_that_pay_for_no_table(refused: Run) -> None:
+    """Such a run would end with an empty front: all that it measured is beyond the bound."""
+    named = {"search": "auto", "constraints": {"params": "0.6x"}}
+    said = "tokens=900 does not pay for it: the search starts with 43 windows of 32 tokens for the 43 plans"
+    refused(said, **named, tokens=900)
+    refused("give at least tokens=1728", **named, tokens=1727)
+    refused("give at least evaluations=54", "evaluations=53", **named)
 
 
 def test_fewer_windows_than_the_searcher_wants(refused: Run) -> None:

@@ -13,7 +13,8 @@ from scipy.stats import kendalltau
 
 from autoprune.cli import main
 from autoprune.recovery.distill import Distiller
-from autoprune.run.oracle import AFTER, BEFORE
+from autoprune.report.correlation import Tau
+from autoprune.run.oracle import AFTER, BEFORE, LOW, warning
 
 SMALL = ("window=32", "calibration.tokens=1024", "selection_windows=8", "quiet=true", "recovery.batch=4")
 STRONG = ("recovery.learning_rate=3e-3",)
@@ -125,3 +126,9 @@ def test_mistakes(given: Any, tmp_path: Path, capsys: Any, changed: dict[str, An
     assert study(given, tmp_path / "o", **changed) == 2
     told = capsys.readouterr().err.strip()
     assert line in told and len(told.splitlines()) == 1
+
+
+def test_a_low_tau_is_warned_of() -> None:
+    assert "little about plans after recovery" in str(warning(Tau(LOW - 0.01, 0.0, 0.5, 9)))
+    assert "more plans would tell" in str(warning(Tau(0.5, LOW - 0.01, 0.8, 9)))
+    assert warning(Tau(0.5, LOW, 0.8, 9)) is None

@@ -13,7 +13,6 @@ from autoprune.config import compose
 from autoprune.errors import SettingError
 from autoprune.objective import Array
 from autoprune.progress import Progress
-from autoprune.report.correlation import ranking
 from autoprune.run.parts import Parts, open_parts
 
 
@@ -61,19 +60,3 @@ def test_the_table(
     assert float(table["kl"][1].split()[0]) < -0.7  # the same quality on another window, its sign turned
     with pytest.raises(SettingError, match="--plans 3 must be at least 4"):
         proxies.main([*plain[:4], "--plans", "3"])
-
-
-def test_rankings_are_scipys() -> None:
-    from scipy import stats
-
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 9, 40).astype(float)
-    b = a + rng.normal(0, 3, 40).round()
-    found = ranking(a.tolist(), b.tolist())
-    assert found is not None and found.plans == 40
-    assert found.tau == pytest.approx(stats.kendalltau(a, b).statistic)
-    assert found.rho == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert found.low < found.tau < found.high
-    assert ranking([1.0] * 40, b.tolist()) is None and ranking([1.0, 2.0], [1.0, 2.0]) is None
-    turned = ranking((-a).tolist(), b.tolist())
-    assert turned is not None and turned.tau == pytest.approx(-found.tau)

@@ -28,14 +28,15 @@ OPTIONS = {
     "zoo": "[--to DIR] {train} NAME",
     "bench": "NAME ...",
     "study": "--to DIR [--data DATA] [--plans N] [--ratio 0.5x] [--steps N] [--windows N] [--seed S] "
-    "{oracle} MODEL [key=value ...]",
+    "[--plan PLAN] [--seeds N] [--search-tokens N] {oracle,scratch} MODEL [key=value ...]",
     "list": "[GROUP] [DIR]",
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
+    "kernels": "[build|show]",
 }
 SETTINGS = (
-    "model data out objectives constraints targets tokens evaluations seconds seed window sequences threads space "
-    "search evaluator executor recovery calibration selection_windows test_windows finalists front_points uniform "
-    "latency export memory_mb trust_remote_code adapter quiet"
+    "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len sequences threads "
+    "space search evaluator executor recovery calibration selection_windows test_windows finalists "
+    "front_points uniform latency export memory_mb trust_remote_code adapter quiet"
 )
 
 

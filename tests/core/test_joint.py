@@ -29,8 +29,8 @@ def candidates(space: SublayerSpace, count: int) -> list[Candidate]:
 def test_genes_stand_in_depth_order_and_each_changes_its_setting_only(space: SublayerSpace) -> None:
     names = [g.name for g in space.genes]
     assert names[:4] == [
-        *("block0.attention.kv_groups", "block0.attention.all.share"),
-        *("block0.ffn.width", "block0.ffn.all.share"),
+        *("block0.attention.kv_groups", "block0.attention.share"),
+        *("block0.ffn.width", "block0.ffn.share"),
     ]
     start = Candidate(tuple(2 for _ in names))
     for index, gene in enumerate(space.genes):
@@ -108,4 +108,4 @@ def test_two_groups_that_set_the_same_are_refused() -> None:
 
 
 def test_options_of_what_no_group_changes_are_the_full_ones() -> None:
-    assert joint_options([Shares()], SHAPE) == {"kv_groups": (4,), "width": (64,), "all.share": KEPT}
+    assert joint_options([Shares()], SHAPE) == {"kv_groups": (4,), "width": (64,), "share": KEPT}

@@ -228,6 +228,20 @@ def test_items_that_cannot_be_used(folder: Path, tmp_path: Path, rows: Any, says
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood_rolling"])
+def test_tasks_that_are_not_scored_by_continuations_are_refused(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """One of several is enough, and before any item is rendered."""
+    text = (folder / "questions.yaml").read_text().replace("multiple_choice", kind)
+    (folder / "told.yaml").write_text(text.replace("task: questions", "task: told"))
+    with pytest.raises(SettingError) as caught:
+        tasks(folder, tmp_path, "questions", "told")
+    (folder / "told.yaml").unlink()
+    says = f"evaluator.tasks.tasks: told is of type {kind}; allowed: loglikelihood, multiple_choice"
+    assert str(caught.value) == says
+
+
 def test_a_task_of_the_network_names_what_to_provide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "far.yaml").write_text(
         "task: far\ndataset_path: somebody/far\ntest_split: test\noutput_type: multiple_choice\n"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.house.sources import ROOMS, ROOT, Import, eager_closure, imports, imports_of, parse, python_files
 
-CORE = ("space", "objective", "errors", "shape")
+CORE = ("space", "objective", "errors", "shape", "patterns", "kv_policy")
 TORCH = ("torch", "transformers")
 SEARCH_SIDE = ("searchers", "executors", "ledger", "study", "report", "commands", "cli", "api")
 OPTIONAL = ("evaluators/harness.py", "evaluators/task_files.py")  # imported when tasks are asked for

@@ -78,7 +78,12 @@ def test_what_is_stored(saved: dict[str, Saved]) -> None:
             assert config["model_type"] == family and not files and "auto_map" not in config
         else:
             assert config["model_type"] == f"autoprune_{family}"
-            assert files == {"modeling_autoprune.py", f"modeling_autoprune_{family}.py"}
+            assert files == {
+                "modeling_autoprune.py",
+                "modeling_autoprune_cache.py",
+                "modeling_autoprune_policies.py",
+                f"modeling_autoprune_{family}.py",
+            }
 
 
 def test_grouped_blocks_of_fewer_heads_are_the_stock_class_where_it_can_say_so(tmp_path: Path) -> None:

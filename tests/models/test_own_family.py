@@ -63,7 +63,12 @@ def test_its_checkpoint_needs_neither_autoprune_nor_the_users_files(case: Case, 
     plan = case.plans()["gone"]
     save_checkpoint(case.install(plan), None, tmp_path / "out", "", plan)
     files = {file.name for file in (tmp_path / "out").glob("*.py")}
-    assert files == {"modeling_autoprune.py", "modeling_my_starcoder2.py"}
+    assert files == {
+        "modeling_autoprune.py",
+        "modeling_autoprune_cache.py",
+        "modeling_autoprune_policies.py",
+        "modeling_my_starcoder2.py",
+    }
     parameters = int(plan_cost(plan, AnalyticCosts(case.adapter.shape))["params_total"])
     prove(case.install(plan), tmp_path / "out", tiny.token_ids((2, 14), vocabulary=61), parameters)
 

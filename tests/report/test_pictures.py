@@ -96,6 +96,18 @@ def test_the_map_tells_what_a_block_kept(rows: pd.DataFrame) -> None:
     assert [cells[(b, place)] for b in range(12)] == [str(b["ffn"]["width"]) for b in last]
 
 
+def test_experts_are_mapped_where_plans_count_them(rows: pd.DataFrame) -> None:
+    assert len(pictures.kept(rows).axes) == 2
+    for index, text in rows["plan"].dropna().items():
+        blocks = json.loads(text)["blocks"]
+        for at, block in enumerate(blocks):
+            block["ffn"] |= {"experts": 0 if index == 1 else at + 2, "experts_per_token": 2}
+        rows.loc[index, "plan"] = json.dumps({"blocks": blocks})
+    axes = pictures.kept(rows).axes
+    assert [axis.get_title(loc="left") for axis in axes[2:]] == ["Experts kept", "Experts per token"]
+    assert {"0", "2", "13"} <= {t.get_text() for t in axes[2].texts}
+
+
 def test_shades_follow_the_options(rows: pd.DataFrame) -> None:
     first = pictures.svg(pictures.kept(rows, {"kv_groups": (0, 3), "width": (0, 512)}))
     assert first == pictures.svg(pictures.kept(rows))

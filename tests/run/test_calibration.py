@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ class Text:
         return np.arange(WINDOWS, dtype=np.int32).repeat(WINDOW).reshape(WINDOWS, WINDOW)
 
 
-def recipe(*settings: str) -> LadderRecipe:
+def recipe(*settings: str, shape: Shape = SHAPE) -> LadderRecipe:
     cfg = compose(["model=none", f"window={WINDOW}", *settings])
     text: Any = Text()
     corpus: Corpus = text
-    return recipe_of(cfg, SHAPE, corpus, [Structured()])
+    return recipe_of(cfg, shape, corpus, [Structured()])
 
 
 def rows(found: LadderRecipe) -> list[int]:
@@ -80,3 +81,19 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Path, blocks: list[tuple[i
 def test_a_reference_needs_refit_ladders() -> None:
     with pytest.raises(SettingError, match="needs calibration.ladder=refit"):
         recipe("calibration.reference=uniform@0.5", "calibration.ladder=nested")
+
+
+def test_experts_are_ranked_where_there_are_some() -> None:
+    routed = replace(SHAPE, experts=8, experts_per_token=2)
+    assert recipe().expert_criterion is None
+    assert recipe(shape=routed).expert_criterion == "activation"
+    chosen = recipe("calibration.expert_criterion=random", "calibration.seed=3", shape=routed)
+    assert (chosen.expert_criterion, chosen.seed) == ("random", 3)
+    with pytest.raises(
+        SettingError, match="calibration.expert_criterion=tces is unknown; did you mean 'tcess'"
+    ):
+        recipe("calibration.expert_criterion=tces", shape=routed)
+    with pytest.raises(
+        SettingError, match="expert_criterion=tcess needs a model with experts; the family 'llama'"
+    ):
+        recipe("calibration.expert_criterion=tcess")

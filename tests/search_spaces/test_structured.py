@@ -107,5 +107,5 @@ def test_mistakes_are_refused(settings: dict[str, int], message: str) -> None:
 
 
 def test_a_grid_of_two_options_ends() -> None:
-    assert Structured(ffn_options=2)._widths(48)[0] == 0
-    assert Structured(ffn_options=2)._widths(48)[-1] == 48
+    widths = Structured(ffn_options=2).options(dataclasses.replace(SHAPE, ffn=48))["width"]
+    assert widths[0] == 0 and widths[-1] == 48

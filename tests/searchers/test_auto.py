@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,27 @@ def test_nothing_left_to_try_ends_it() -> None:
     searcher = make_auto(problem)
     done = drive(searcher, Tabular(problem.space), 10_000)
     assert searcher.finished and len(done) < 10_000
+
+
+def promotions(confirm: int) -> tuple[int, int]:
+    """How often a worse and a better plan took the champion's place where windows disagree, in three searches."""
+    worse = better = 0
+    for seed in range(3):
+        problem = deep_problem({"params": "0.5x"}, seed)
+        evaluate, searcher = Tabular(problem.space, seed, "noisy"), make_auto(problem, confirm=confirm)
+        losses: list[float] = []
+        for _ in range(60):
+            searcher.tell([evaluate(p) for p in searcher.ask(searcher.batch)])
+            losses += [evaluate.loss(anchor.champion) for anchor in searcher._anchors]
+        worse += sum(b > a for a, b in itertools.pairwise(losses))
+        better += sum(b < a for a, b in itertools.pairwise(losses))
+    return worse, better
+
+
+def test_a_confirmation_keeps_lucky_leaders_from_becoming_champions() -> None:
+    trusting, careful = promotions(0), promotions(8)
+    assert trusting[0] >= 4 and careful[0] <= trusting[0] // 3, (trusting, careful)
+    assert careful[1] >= trusting[1] // 2
 
 
 @pytest.mark.parametrize(

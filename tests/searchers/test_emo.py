@@ -149,7 +149,7 @@ def test_nsga2_s_hypervolume_with_half_of_its_evaluations() -> None:
         ({"parts": 5}, "search.parts=5 is not between 1 and the 4 blocks"),
         ({"part_generations": 0}, "search.part_generations=0 must be at least 1"),
         ({"part_windows": 99}, "search.part_windows=99"),
-        ({"part_population": 2}, "search.population=2"),
+        ({"part_population": 2}, "search.part_population=2"),
         ({"smallest": 1.5}, "search.smallest=1.5"),
     ],
 )

@@ -61,6 +61,16 @@ def test_telling_alone_brings_a_searcher_to_where_it_was(name: str) -> None:
     assert first.ask(2) == second.ask(2)
 
 
+@pytest.mark.parametrize("name", MEMORYLESS)
+def test_every_batch_draws_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study made anew from one and the same seed would suggest the same again and again."""
+    searcher, seeds = small(name, tabular_problem(BOUND, (KL, PARAMS))), []
+    made = searcher.sampler
+    monkeypatch.setattr(searcher, "sampler", lambda seed: seeds.append(seed) or made(seed))
+    done = drive(searcher, Tabular(searcher.problem.space), 12)
+    assert len(set(seeds)) == len(seeds) == len(done) // searcher.batch
+
+
 @pytest.mark.parametrize("name", MAKES)
 def test_optuna_is_told_what_was_evaluated_and_its_room_under_the_bounds(name: str) -> None:
     problem = tabular_problem({"params": "0.6x", "decode": "0.7x"}, (KL, PARAMS))

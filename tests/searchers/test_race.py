@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoprune.objective import Fidelity, Objective, Proposal, Result, Split, Status
-from autoprune.searchers.race import Belief, Board, Rules, Verdict, Windows, estimate, race
+from autoprune.searchers.race import Belief, Board, Rules, Verdict, Windows, confirmed, estimate, race
 from autoprune.space import Candidate
 
 COUNT = 40
@@ -113,4 +113,56 @@ def test_the_failing_leave_and_a_failing_champion_ends_it() -> None:
     verdict, batches = run({1: -0.05}, fails=lambda c: c == plan(0))
     assert verdict.leader is None and len(batches) == 1
     verdict, _ = run({1: -0.05}, fails=lambda c: c == plan(1))
+    assert verdict.leader is None
+
+
+def lucky(count: int, fresh: list[float], met: int = 0) -> tuple[Verdict, list[tuple[int, int]]]:
+    """Confirms plan 1, ahead by 0.02 in its race, with these gaps on fresh windows; also the windows asked for."""
+    board, windows, asked = Board(Objective("kl"), log=False), Windows(COUNT, 0), []
+    before = windows.fresh(met or 1)
+    board.add([result(plan(n), before, [-0.02 * n] * before.count) for n in (0, 1)])
+    script = confirmed(board, plan(0), Verdict(plan(1), -0.02, 1e-4), windows, count)
+    try:
+        trials = next(script)
+        while True:
+            asked += [t.fidelity.windows for t in trials]
+            trials = script.send(
+                [
+                    result(t.candidate, t.fidelity, fresh if t.candidate == plan(1) else [0.0] * count)
+                    for t in trials
+                ]
+            )
+    except StopIteration as stop:
+        return stop.value, asked
+
+
+def test_a_confirmation_goes_by_its_own_windows_alone() -> None:
+    spoken_against, asked = lucky(2, [0.01, 0.0])
+    assert spoken_against == Verdict(plan(1), pytest.approx(0.005), 1e-4), "on all windows it is still ahead"
+    assert len(set(asked)) == 1 and len(asked) == 2
+    assert lucky(2, [-0.03, 0.01])[0] == Verdict(plan(1), -0.02, 1e-4)
+    assert lucky(0, []) == (Verdict(plan(1), -0.02, 1e-4), [])
+
+
+def test_windows_that_were_met_before_confirm_nothing() -> None:
+    assert lucky(COUNT, [5.0] * COUNT, met=COUNT)[0] == Verdict(plan(1), -0.02, 1e-4)
+
+
+def test_a_race_ends_with_a_confirmation_of_who_is_better_only() -> None:
+    rules = Rules(confirm=5)
+    _, plain = run({1: -0.05, 2: 0.05})
+    verdict, batches = run({1: -0.05, 2: 0.05}, rules=rules)
+    assert verdict.leader == plan(1) and verdict.gap < 0 and batches == [*plain, 2]
+    assert run({1: 0.05, 2: 0.08}, rules=rules) == run({1: 0.05, 2: 0.08})
+
+
+def test_who_fails_when_confirmed_has_not_won() -> None:
+    """Its windows in the race were fine; a plan may overflow on others."""
+    seen: list[Candidate] = []
+
+    def fails(candidate: Candidate) -> bool:
+        seen.append(candidate)
+        return candidate == plan(1) and seen.count(candidate) > 1
+
+    verdict, _ = run({1: -0.05}, rules=Rules(chunk=8, cap=8, confirm=4), fails=fails)
     assert verdict.leader is None

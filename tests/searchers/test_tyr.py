@@ -97,7 +97,7 @@ def test_switches_between_kinds_are_possible_where_options_cost_the_same() -> No
         ({"step": 0.0}, "search.step=0 must be above 0"),
         ({"levels": 0}, "search.levels=0 must be at least 1"),
         ({"iterations": 0}, "search.iterations=0 must"),
-        ({"follow": 0}, "search.follow=0 must"),
+        ({"follow": 0}, "search.follow=0 is not between"),
         ({"ffn_multiple": 0}, "search.ffn_multiple=0 must"),
         ({"swaps": 0}, "search.swaps=0 must"),
     ],

@@ -34,19 +34,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small architecture and a small corpus."""
     sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "head_dim": 12}
-    monkeypatch.setattr(train, "ARCHITECTURE", train.ARCHITECTURE | sizes)
+    routed = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+    for name, own in train.ARCHITECTURES.items():
+        less = {k: v for k, v in (sizes | routed).items() if k in own}
+        monkeypatch.setitem(train.ARCHITECTURES, name, own | less)
     monkeypatch.setattr(docs, "text", lambda split: tiny.text()[slice(*PIECES[split])])
 
 
-def test_a_model_is_trained_saved_and_described(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", train.ARCHITECTURES)
+def test_a_model_is_trained_saved_and_described(tmp_path: Path, name: str) -> None:
     said: list[str] = []
-    train.train_named("docs-llama", tmp_path / "a", RECIPE, said.append)
+    train.train_named(name, tmp_path / "a", RECIPE, said.append)
     loaded = load_model(str(tmp_path / "a"))
     assert loaded.dtype is torch.bfloat16 and loaded.model.config.num_hidden_layers == 2
     assert loaded.tokenizer.decode(loaded.tokenizer("an object")["input_ids"]) == "an object"
     card = (tmp_path / "a" / "README.md").read_text()
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    assert f"{parameters:,} parameters" in card and "autoprune zoo train docs-llama" in card
+    assert f"{parameters:,} parameters" in card and f"autoprune zoo train {name}" in card
     losses = [float(s.split("selection ")[1].split()[0]) for s in said if s.startswith("step")]
     assert len(losses) == 4 and losses[-1] < losses[0]
 
@@ -58,7 +62,7 @@ def random_tokens(count: int) -> Any:
 def test_the_weights_of_lowest_selection_loss_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     losses, kept, tokens = [3.0, 1.0, 2.0, 4.0], [], random_tokens(4000)
     monkeypatch.setattr(train, "mean_nll", lambda *args: losses.pop(0))
-    model = train.build(RECIPE)
+    model = train.build("docs-llama", RECIPE)
     best, loss, step = train.fit(
         model, tokens, tokens[:320].reshape(-1, 32), RECIPE, lambda line: None, kept.append
     )

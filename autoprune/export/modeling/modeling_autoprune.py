@@ -4,6 +4,7 @@
 
 Both files travel inside checkpoints and need torch and transformers only. `config.per_layer_config[i]` holds the
 sizes of block `i`; `skip` in it names removed sublayers, "attention" or "mlp": they have no modules, not even a norm.
+`kv_cache` in it is the policy by which the block's KV cache throws tokens away, with its settings.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .modeling_autoprune_cache import NAME
+from .modeling_autoprune_policies import fit
+
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError(
         "checkpoints with blocks of different sizes need transformers >= 5.15 (per_layer_config)"
@@ -31,6 +35,8 @@ UNUSED = ("token_type_ids", "encoder_hidden_states", "encoder_attention_mask")  
 
 class MixedConfig:
     """Mixed in before a family's config: exceptions per block; the heads need not divide the hidden size."""
+
+    kv_cache = None  # of the blocks that say nothing about it: the cache keeps everything
 
     def __post_init__(self: Any, **kwargs: Any) -> None:
         """Derive `layer_types`, by which caches know the blocks that store nothing."""
@@ -43,11 +49,20 @@ class MixedConfig:
         if types and set(types) == {"moe"}:
             types[0] = "full_attention"  # keeps the count of tokens, see MixedModel._count
         self.layer_types = types
+        if hasattr(self, "output_router_logits"):
+            self.output_router_logits = (
+                False  # the balancing loss is one of equally many experts in all blocks
+            )
         self.validate()
 
     def skips(self: Any, block: int, sublayer: str) -> bool:
         """Whether a sublayer ("attention" or "mlp") of a block is removed."""
         return sublayer in getattr(self.per_layer_config[block], "skip", ())
+
+    def cuts(self: Any) -> dict[int, Any]:
+        """What KV caches keep, of those blocks whose cache does not keep everything."""
+        found = {i: getattr(sizes, "kv_cache", None) for i, sizes in enumerate(self.per_layer_config)}
+        return {i: settings for i, settings in found.items() if settings}
 
     def validate(self: Any) -> None:
         """Run on saving too; the inherited one insists on checks that hold for equal blocks only."""
@@ -72,11 +87,14 @@ class BlockConfig:
         self._config = config
         for name in config.per_layer_attributes or ():
             setattr(self, name, getattr(config.per_layer_config[block], name))
+        if block in config.cuts():
+            self._attn_implementation = NAME
 
     def __getattr__(self, name: str) -> Any:
         if name == "_config" or name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._config, name)
+        own = self._config.attribute_map.get(name, name)
+        return vars(self)[own] if own in vars(self) else getattr(self._config, name)
 
 
 class MixedBlock:
@@ -153,8 +171,15 @@ class MixedModel:
             self.rotary_emb.config = BlockConfig(config, 0)
         blocks = range(config.num_hidden_layers)
         setattr(self, self.blocks, nn.ModuleList(self.block(config, i) for i in blocks))
-        # the cache slot of each kind of attention that knows the number of tokens
-        self.first = {kind: config.layer_types.index(kind) for kind in set(config.layer_types) - {"moe"}}
+        self.cuts, types = config.cuts(), config.layer_types
+        kinds = set(types) - {"moe"}
+        self.counter = min(
+            types.index(kind) for kind in kinds
+        )  # a cache slot that knows the number of tokens
+        # the first slot of each kind of attention; with a cache, the first that keeps everything
+        self.kinds = {kind: types.index(kind) for kind in kinds}
+        whole = [(kind, i) for i, kind in enumerate(types) if kind in kinds and i not in self.cuts]
+        self.first = {kind: i for kind, i in reversed(whole)}
         self.attends = any(not config.skips(i, "attention") for i in blocks)
         self._no_split_modules = [self.block.__name__]
         self.post_init()
@@ -179,19 +204,22 @@ class MixedModel:
         embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        elif past_key_values is not None and not past_key_values.layers:
-            # made without a config: its first slot would stay empty where block 0 has no attention
-            past_key_values.layers = DynamicCache(config=self.config).layers
+        if past_key_values is not None:
+            self._fit(past_key_values, attention_mask)
         if position_ids is None:
             position_ids = self.positions(embedded, attention_mask, past_key_values)
         hidden = self.enter(embedded, position_ids)
         masks, rotary = self._masks(embedded, attention_mask, position_ids, past_key_values)
         if not self.attends and past_key_values is not None:
             self._count(hidden, past_key_values)
-        for layer, kind in zip(getattr(self, self.blocks), self.config.layer_types, strict=True):
+        for i, (layer, kind) in enumerate(
+            zip(getattr(self, self.blocks), self.config.layer_types, strict=True)
+        ):
             # a block without sublayers is only called for the hooks that record hidden states
             if not layer.gone or self._output_capturing_hooks_installed:
                 place = {"attention_mask": masks.get(kind), "position_ids": position_ids}
+                if i in self.cuts and past_key_values is not None:
+                    place["slot"] = past_key_values.layers[i]
                 hidden = layer(hidden, past_key_values=past_key_values, **place, **rotary, **kwargs)
         last = getattr(self, self.last)(hidden)
         return self.output(last_hidden_state=last, past_key_values=past_key_values)
@@ -204,7 +232,7 @@ class MixedModel:
         self: Any, embedded: torch.Tensor, attention_mask: torch.Tensor | None, past: Cache | None
     ) -> torch.Tensor:
         """Positions [1 or B, T], counted in a cache slot that is filled."""
-        seen = 0 if past is None else past.get_seq_length(min(self.first.values()))
+        seen = 0 if past is None else past.get_seq_length(self.counter)
         return (torch.arange(embedded.shape[1], device=embedded.device) + seen).unsqueeze(0)
 
     def _masks(
@@ -223,10 +251,25 @@ class MixedModel:
         }
         shared = {"config": self.config, "inputs_embeds": embedded, "attention_mask": attention_mask}
         shared |= {"past_key_values": past, "position_ids": position_ids}
-        masks = {kind: makers[kind](**shared, layer_idx=slot) for kind, slot in self.first.items()}
+        slots = self.kinds if past is None else self.first
+        masks = {kind: makers[kind](**shared, layer_idx=slot) for kind, slot in slots.items()}
         if not hasattr(self, "rotary_emb"):
             return masks, {}
         return masks, {"position_embeddings": self.rotary_emb(embedded, position_ids=position_ids)}
+
+    def _fit(self: Any, past: Cache, attention_mask: torch.Tensor | None) -> None:
+        """Give a cache that is new the slots this model needs; where they throw tokens away, padding is refused."""
+        if not past.layers:
+            # made without a config: its first slot would stay empty where block 0 has no attention
+            past.layers = DynamicCache(config=self.config).layers
+        if not self.cuts:
+            return
+        if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all()):
+            raise ValueError(
+                "this model throws tokens of its KV cache away and knows no padding: give prompts of equal length"
+            )
+        types, window = self.config.layer_types, getattr(self.config, "sliding_window", None)
+        fit(past, self.cuts, {i: window if types[i] == "sliding_attention" else None for i in self.cuts})
 
     def _count(self, hidden: torch.Tensor, past: Cache) -> None:
         """Without any attention nobody fills the cache, yet `generate` asks it how many tokens were seen."""

@@ -29,6 +29,10 @@ class MixedEncoderConfig:
         """Whether a sublayer ("attention" or "mlp") of a block is removed."""
         return sublayer in getattr(self.per_layer_config[block], "skip", ())
 
+    def cuts(self) -> dict[int, Any]:
+        """Policies of KV caches, which an encoder does not have."""
+        return {}
+
     def keeps(self: Any, block: int) -> tuple[str, int] | None:
         """By which rule a block drops tokens, and how many per cent it keeps; None: all."""
         sizes = self.per_layer_config[block]

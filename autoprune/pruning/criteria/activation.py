@@ -5,6 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoprune.pruning.criteria.base import Criterion, Evidence, Site
+
+
+class Activation(Criterion):
+    """Of a weight w^2 x mean of x^2, compared within its output (Wanda's |w| x |x|, squared; card C7)."""
+
+    by_row = True
+
+    def weights(self, found: Evidence) -> Tensor:
+        """Wanda's score, squared so that blocks add up energies."""
+        return found.weight.double() ** 2 * found.inputs().second.diagonal()
+
+    def units(self, site: Site) -> Tensor:
+        """See `activation_scores`."""
+        return activation_scores(site.second, site.best, site.units.count)
+
 
 def activation_scores(second: Tensor, weight: Tensor, units: int) -> Tensor:
     """Score [units] of unit u = sum over tokens of |W_u x_u|^2; second [d, d], weight [out, d], d = units x size.

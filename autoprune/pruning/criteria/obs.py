@@ -6,8 +6,23 @@ import torch
 from torch import Tensor
 
 from autoprune.pruning.criteria.activation import unit_blocks
+from autoprune.pruning.criteria.base import Criterion, Evidence, Site
 
 ROUNDS = 1024  # at most: wider sublayers lose several units a round
+
+
+class Obs(Criterion):
+    """Of a weight w^2 / [H^-1]_jj: the error of its output once the others make up for it."""
+
+    by_row = True
+
+    def weights(self, found: Evidence) -> Tensor:
+        """As if it were the only one to leave."""
+        return found.weight.double() ** 2 / (found.upper() ** 2).sum(0)
+
+    def order(self, site: Site) -> Tensor:
+        """See `obs_order`."""
+        return obs_order(site.second, site.best, site.units.count)
 
 
 def obs_order(second: Tensor, weight: Tensor, units: int) -> Tensor:

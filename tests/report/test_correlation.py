@@ -1,11 +1,12 @@
-"""Kendall's tau against a count by hand, and its interval."""
+"""Rank correlations against a count by hand and against scipy, and their intervals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from autoprune.report.tau import LOW, Tau, kendall
+from autoprune.report.correlation import Tau, kendall, ranking
 
 
 def by_hand(a: list[float], b: list[float]) -> float:
@@ -38,8 +39,21 @@ def test_more_plans_narrow_the_interval() -> None:
     assert many.high - many.low < 0.6 * (few.high - few.low)
 
 
-def test_a_low_tau_is_warned_of() -> None:
-    assert "little about plans after recovery" in str(Tau(LOW - 0.01, 0.0, 0.5, 9).warning)
-    assert "more plans would tell" in str(Tau(0.5, LOW - 0.01, 0.8, 9).warning)
-    assert Tau(0.5, LOW, 0.8, 9).warning is None
-    assert Tau(0.5, 0.301, 0.8, 9).text == "Kendall tau 0.50, 95 % interval 0.30 to 0.80 (9 plans)"
+def test_the_figure_in_words() -> None:
+    tau = Tau(0.5, 0.301, 0.8, 9)
+    assert tau.text == "Kendall tau 0.50, 95 % interval 0.30 to 0.80 (9 plans)"
+    assert tau.cell == "+0.50 [+0.30, +0.80]"
+
+
+def test_rankings_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 9, 40).astype(float)
+    b = a + rng.normal(0, 3, 40).round()
+    found = ranking(a.tolist(), b.tolist())
+    assert found is not None and found.plans == 40
+    assert found.value == pytest.approx(stats.kendalltau(a, b).statistic)
+    assert found.rho == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert found.low < found.value < found.high
+    assert ranking([1.0] * 40, b.tolist()) is None and ranking([1.0, 2.0], [1.0, 2.0]) is None
+    turned = ranking((-a).tolist(), b.tolist())
+    assert turned is not None and turned.value == pytest.approx(-found.value)

@@ -1,0 +1,128 @@
+"""`autoprune bench decode`: one token of a Llama whose matrices are block-sparse, against transformers' own bf16 model.
+
+Random weights: this is about time, not quality; `autoprune bench kernels` has the single matrices. The dense model runs
+on torch's linear maps and, beside it, on our dense kernel; the sparse ones have 8x2 blocks in every matrix of their
+blocks. All in one interleaved loop, one token after `--context` others in the KV cache, ratios of rounds (median, 95 %
+interval).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.bench.kernels import matrix
+from autoprune.bench.table import parser, publish
+from autoprune.errors import SettingError
+from autoprune.hardware.timing import Samples, interleaved
+
+GONE = (50, 70, 90)
+
+
+def main(args: Sequence[str]) -> None:
+    """Build, measure, print and write the table."""
+    from autoprune.kernels import native
+    from autoprune.kernels.linear import DenseLinear
+
+    options = _parse(args)
+    if reason := native.missing():
+        raise SettingError(f"bench decode needs the kernels: {reason}")
+    torch.set_num_threads(options.threads)
+    dense = _model(options)
+    models: dict[str, Any] = {
+        "transformers, bf16": dense,
+        "dense, own kernel": _mapped(dense, _own(DenseLinear)),
+    }
+    models |= {f"8x2 blocks, {gone} % gone": _mapped(dense, _sparse(gone)) for gone in GONE}
+    calls = {name: _token(model, options.context) for name, model in models.items()}
+    with torch.inference_mode():
+        found = interleaved(calls, options.rounds, 0, options.threads)
+    lines = [
+        f"{native.instructions()}; {options.threads} thread(s); torch {torch.__version__}; hidden size",
+        "",
+    ]
+    lines[0] += (
+        f" {options.hidden}, FFN {options.ffn}, {options.blocks} blocks, {options.context} tokens in the cache."
+    )
+    lines += ["| model | ms a token | times faster | 95 % interval |", "|---|---|---|---|"]
+    lines += [_line(name, samples, found["transformers, bf16"]) for name, samples in found.items()]
+    publish("decode", __doc__, args, "\n".join(lines), options.to)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    found = parser("decode", __doc__, model=False)
+    found.set_defaults(to="results/kernels/decode.md")
+    sizes = {"hidden": 1024, "ffn": 2816, "blocks": 8, "context": 128, "rounds": 15, "threads": 1}
+    for name, value in sizes.items():
+        found.add_argument(f"--{name}", type=int, default=value, help="(%(default)s)")
+    return found.parse_args(list(args))
+
+
+def _model(options: argparse.Namespace) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=options.hidden,
+        intermediate_size=options.ffn,
+        num_hidden_layers=options.blocks,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=options.hidden // 64,
+        vocab_size=4096,
+        dtype=torch.bfloat16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16).eval()
+
+
+def _own(dense: Any) -> Callable[[nn.Linear], nn.Module]:
+    return lambda linear: dense(linear.weight)
+
+
+def _sparse(gone: int) -> Callable[[nn.Linear], nn.Module]:
+    from autoprune.kernels.linear import SparseLinear
+    from autoprune.kernels.packing import blocks_of
+
+    def change(linear: nn.Linear) -> nn.Module:
+        rows, columns = linear.weight.shape
+        mask = matrix(rows, columns, "blocks", gone) != 0
+        made: nn.Module = SparseLinear("blocks", blocks_of(linear.weight * mask), rows, columns)
+        return made
+
+    return change
+
+
+def _mapped(model: Any, change: Callable[[nn.Linear], nn.Module]) -> Any:
+    """A copy whose linear maps inside blocks are changed."""
+    made = copy.deepcopy(model)
+    for block in made.model.layers:
+        for name, module in list(block.named_modules()):
+            if isinstance(module, nn.Linear):
+                owner, _, attribute = name.rpartition(".")
+                setattr(block.get_submodule(owner), attribute, change(module))
+    return made
+
+
+def _token(model: Any, context: int) -> Callable[[], Any]:
+    """One more token after a prompt; the cache is cut back afterwards."""
+    with torch.inference_mode():
+        ids = torch.arange(context + 1)[None] % 4096
+        cache = model(ids[:, :-1], use_cache=True).past_key_values
+
+    def call() -> None:
+        model(ids[:, -1:], past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    return call
+
+
+def _line(name: str, samples: Samples, base: Samples) -> str:
+    ratios = base.over(samples)
+    low, high = ratios.interval
+    return f"| {name} | {samples.median * 1e3:.2f} | {ratios.median:.2f} | {low:.2f} to {high:.2f} |"

@@ -1,0 +1,179 @@
+"""`autoprune bench kernels`: matrices in the forms that kernels run, against the library's dense products.
+
+Random matrices, one interleaved loop a size, ratios of rounds (median). One token: weights come from memory, not from
+the cache (128 MB of copies in turn, at most 64), GB/s are the bytes of values and index, `of stream` is their share of
+what reading alone reaches. Many tokens: packing of the activations included. `F.linear` is torch's bf16 product;
+`best dense` is the faster of it and our own dense kernel. Correctness is tested elsewhere, here once more by float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoprune.bench.table import parser, publish
+from autoprune.errors import MeasurementError, SettingError
+from autoprune.hardware.timing import Samples, interleaved
+
+SIZES = ("2048x2048", "4096x11008")
+GONE = (50, 70, 90)  # per cent
+TOKENS = (16, 64, 128, 512)
+COLD = 128 << 20  # bytes of copies in turn
+MOST = 64  # copies
+AGREE = 3e-2
+
+Layers = Mapping[str, nn.Module]
+Call = Callable[[], Any]
+
+
+def main(args: Sequence[str]) -> None:
+    """Check, measure, print and write the table."""
+    from autoprune.kernels import native
+
+    options = _parse(args)
+    if reason := native.missing():
+        raise SettingError(f"bench kernels needs the kernels: {reason}")
+    torch.set_num_threads(options.threads)
+    lines = [f"{native.instructions()}; {options.threads} thread(s); torch {torch.__version__}.", ""]
+    lines += ["## One token", "", *_one_token(options)]
+    lines += ["", "## Many tokens: time of F.linear over that of 8x2 blocks", "", *_many_tokens(options)]
+    publish("kernels", __doc__, args, "\n".join(lines), options.to)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    found = parser("kernels", __doc__, model=False)
+    found.set_defaults(to="results/kernels/cpu.md")
+    found.add_argument("--sizes", default=",".join(SIZES), help="outputs x inputs (%(default)s)")
+    found.add_argument("--rounds", type=int, default=15, help="of each loop (%(default)s)")
+    found.add_argument("--threads", type=int, default=1, help="of torch (%(default)s)")
+    return found.parse_args(list(args))
+
+
+def sizes_of(text: str) -> list[tuple[int, int]]:
+    """`2048x2048,4096x11008` as numbers."""
+    try:
+        pairs = [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
+        if all(len(p) == 2 and min(p) > 0 for p in pairs):
+            return [(a, b) for a, b in pairs]
+    except ValueError:
+        pass
+    raise SettingError(f"--sizes {text} must be like 2048x2048,4096x11008")
+
+
+def matrix(rows: int, columns: int, form: str, gone: int, seed: int = 0) -> Tensor:
+    """A random bf16 matrix with so many per cent of its units zero."""
+    draw = torch.Generator().manual_seed(seed + gone)
+    high, wide = (8, 2) if form == "blocks" else (1, 1)
+    kept = torch.rand(-(-rows // high), -(-columns // wide), generator=draw) >= gone / 100
+    mask = kept.repeat_interleave(high, 0).repeat_interleave(wide, 1)[:rows, :columns]
+    return torch.randn(rows, columns, generator=draw).to(torch.bfloat16) * mask
+
+
+def sparse(weight: Tensor, form: str) -> nn.Module:
+    """The layer of a matrix, checked against float64."""
+    from autoprune.kernels.linear import SparseLinear
+    from autoprune.kernels.packing import bitmap_of, blocks_of
+
+    rows, columns = weight.shape
+    packed = blocks_of(weight) if form == "blocks" else bitmap_of(weight)
+    layer: nn.Module = SparseLinear("blocks" if form == "blocks" else "bitmap", packed, rows, columns)
+    for tokens in (1, 33):
+        x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+        exact = x.double() @ weight.double().t()
+        far = float(((layer(x).double() - exact).abs() / (1 + exact.abs())).max())
+        if not far < AGREE:
+            raise MeasurementError(f"{form} {rows}x{columns} with {tokens} tokens is off by {far:.1e}")
+    return layer
+
+
+def _one_token(options: argparse.Namespace) -> list[str]:
+    lines = [_head("size", "matrix", "us", "GB/s", "of stream", "to F.linear", "to best dense")]
+    for rows, columns in sizes_of(options.sizes):
+        layers: dict[str, Any] = _dense(torch.randn(rows, columns).to(torch.bfloat16))
+        layers |= {
+            f"8x2 blocks, {g} % gone": sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE
+        }
+        layers |= {f"bitmap, {g} % gone": sparse(matrix(rows, columns, "bitmap", g), "bitmap") for g in GONE}
+        x = torch.randn(1, columns).to(torch.bfloat16)
+        calls = {name: _cold(layer, x) for name, layer in layers.items()}
+        stream = torch.randn(COLD // 4)
+        found = _timed({**calls, "stream": partial(torch.ops.autoprune.read_all, stream)}, options)
+        lines += _one_lines(f"{rows}x{columns}", layers, found)
+    return lines
+
+
+def _one_lines(size: str, layers: Layers, found: Mapping[str, Samples]) -> list[str]:
+    fastest = min(("F.linear", "ours"), key=lambda name: found[name].median)
+    rate = COLD / found["stream"].median
+    lines = [f"| {size} | reading alone |  | {rate / 1e9:.1f} | 1 |  |  |"]
+    for name, layer in layers.items():
+        seconds = found[name].median
+        speed = _bytes(layer) / seconds
+        lines.append(
+            f"| {size} | {name} | {seconds * 1e6:.0f} | {speed / 1e9:.1f} | {speed / rate:.2f} | "
+            f"{_ratio(found['F.linear'], found[name])} | {_ratio(found[fastest], found[name])} |"
+        )
+    return lines
+
+
+def _many_tokens(options: argparse.Namespace) -> list[str]:
+    lines = [_head("size", "gone", *(f"{t} tokens" for t in TOKENS), "geometric mean", "smallest")]
+    for rows, columns in sizes_of(options.sizes):
+        layers = {g: sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE}
+        weight = torch.randn(rows, columns).to(torch.bfloat16)
+        ratios: dict[int, list[float]] = {g: [] for g in GONE}
+        for tokens in TOKENS:
+            x = torch.randn(tokens, columns).to(torch.bfloat16)
+            calls: dict[str, Call] = {"F.linear": partial(functional.linear, x, weight)}
+            calls |= {str(g): partial(layer, x) for g, layer in layers.items()}
+            found = _timed(calls, options)
+            for g in GONE:
+                ratios[g].append(found["F.linear"].over(found[str(g)]).median)
+        for g, row in ratios.items():
+            mean = math.exp(float(np.mean(np.log(row))))
+            cells = " | ".join(f"{r:.2f}" for r in row)
+            lines.append(f"| {rows}x{columns} | {g} % | {cells} | {mean:.2f} | {min(row):.2f} |")
+    return lines
+
+
+def _dense(weight: Tensor) -> dict[str, nn.Module]:
+    from autoprune.kernels.linear import DenseLinear
+
+    library = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.bfloat16)
+    library.weight = nn.Parameter(weight, requires_grad=False)
+    return {"F.linear": library, "ours": DenseLinear(weight)}
+
+
+def _cold(layer: nn.Module, x: Tensor) -> Call:
+    """Calls of copies of a layer in turn, so many that their weights are not in the cache."""
+    copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
+    turn = itertools.cycle(copies)
+    return lambda: next(turn)(x)
+
+
+def _bytes(layer: nn.Module) -> int:
+    weight = getattr(layer, "weight", None)
+    return weight.numel() * weight.element_size() if weight is not None else int(layer.stored_bytes)  # type: ignore[arg-type]
+
+
+def _timed(calls: Mapping[str, Call], options: argparse.Namespace) -> dict[str, Samples]:
+    with torch.inference_mode():
+        return interleaved(calls, options.rounds, 0, options.threads)
+
+
+def _ratio(base: Samples, other: Samples) -> str:
+    return f"{base.over(other).median:.2f}"
+
+
+def _head(*names: str) -> str:
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"

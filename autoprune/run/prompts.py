@@ -1,0 +1,106 @@
+"""Where a run cuts its windows into a prompt and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import SettingError, UnsupportedModelError
+from autoprune.kv_policy import Streaming, caches_less, policy_of
+from autoprune.space import SublayerPlan
+from autoprune.sublayers import Settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omegaconf import DictConfig
+
+    from autoprune.cache import Cache
+    from autoprune.models.base import Adapter
+    from autoprune.models.load import Loaded
+    from autoprune.progress import Progress
+    from autoprune.pruning.ladders import StoredLadders
+    from autoprune.pruning.recipe import LadderRecipe
+    from autoprune.shape import Shape
+    from autoprune.sublayers import SpacePart
+
+REFIT = "{setting} ranks KV groups anew, after space.kv_cache.policy=streaming has ranked them; leave it out"
+WHOLE = ("sliding", "tasks")  # evaluators that score what is read at once: no cache is cut there
+
+
+def for_run(part: SpacePart, window: int) -> SpacePart:
+    """The part, told how long windows are where it wants to know."""
+    bind: Any = getattr(part, "for_window", None)
+    return part if bind is None else bind(window)
+
+
+def prompt_len(cfg: DictConfig, adapter: Adapter, parts: Sequence[SpacePart]) -> int | None:
+    """Tokens of a window that are a prompt, after which the score begins; None: all tokens are scored.
+
+    Half of the window unless told, where the space has genes of the KV cache. Raises SettingError for a prompt that
+    leaves nothing to score, UnsupportedModelError for a family without a cache.
+    """
+    wanted, window = cfg.prompt_len, int(cfg.window)
+    cuts = any(caches_less(part.options(adapter.shape)) for part in parts)
+    if (cuts or wanted is not None) and not hasattr(adapter, "prompt_len"):
+        said = "space=[kv_cache]" if cuts else f"prompt_len={wanted}"
+        raise UnsupportedModelError(f"{said}: a {adapter.shape.model_type} has no KV cache")
+    if wanted is not None and int(wanted) > window - 2:
+        raise SettingError(
+            f"prompt_len={wanted} leaves nothing to score in windows of {window} tokens; "
+            f"allowed: 1 to {window - 2}, or a longer window="
+        )
+    if wanted is None:
+        return window // 2 if cuts else None
+    return int(wanted)
+
+
+def check_settings(cfg: DictConfig, parts: Sequence[SpacePart], shape: Shape) -> None:
+    """Raise SettingError for settings that do not go with genes of the KV cache."""
+    if not any(caches_less(part.options(shape)) for part in parts):
+        return
+    if cfg.export.refit and _streaming(shape, parts):
+        raise SettingError(REFIT.format(setting="export.refit=true"))
+    for name in WHOLE:
+        if name in cfg.evaluator:
+            raise SettingError(
+                f"evaluator={name} scores text that is read at once, where the KV cache of space=[kv_cache] is never "
+                "used; leave it out, or use needle or exact_match, which decode"
+            )
+
+
+def open_ladders(
+    adapter: Adapter,
+    loaded: Loaded,
+    folder: Path,
+    recipe: LadderRecipe,
+    parts: Sequence[SpacePart],
+    cache: Cache,
+    progress: Progress,
+) -> StoredLadders:
+    """The ladders in a folder; where KV groups may stream, those that should not come first."""
+    from autoprune.pruning.ladders import StoredLadders
+    from autoprune.pruning.streaming import StreamingLadders, load_errors, save_errors, streaming_errors
+
+    policy = _streaming(adapter.shape, parts)
+    if policy is None:
+        return StoredLadders(adapter, folder)
+    with progress.stage("ranking KV groups") as step:
+        inputs = [loaded.digest, recipe.identity()["calibration"], recipe.sequences, adapter.prompt_len]
+        found = cache.folder(
+            "streaming",
+            [*inputs, policy.sink, policy.recent],
+            lambda to: save_errors(streaming_errors(adapter, recipe, policy, step), to),
+        )
+    return StreamingLadders(adapter, folder, load_errors(found))
+
+
+def _streaming(shape: Shape, parts: Sequence[SpacePart]) -> Streaming | None:
+    """The policy under which a group streams, where the space has genes for that."""
+    for part in parts:
+        if Streaming.gene in part.options(shape) and isinstance(part, Settled):
+            settings = {"kv_groups": shape.kv_groups, Streaming.gene: 0, **part.settled(shape)}
+            policy = policy_of(SublayerPlan.of("attention", **settings))
+            assert isinstance(policy, Streaming)
+            return policy
+    return None

@@ -1,0 +1,174 @@
+"""Efficient expert pruning (EEP, card A3): selects experts, then merges them, by mutation and crossover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoprune.errors import SettingError
+from autoprune.objective import Array, Proposal, Result
+from autoprune.searchers.checks import at_least, share
+from autoprune.searchers.problem import Problem, step_rng
+from autoprune.space import ArrayGene, Candidate
+
+ACTIVE, REPLACE = 0.25, 0.15  # chances that a block changes, and that a row of it moves to an unused expert
+CROSS, FIRST = 0.3, 0.6  # chances of crossover, and that a row is the first parent's
+ENTRY, SIGMA, NORMALISE = (
+    0.25,
+    0.065,
+    0.1,
+)  # an entry's chance of N(0,1) * SIGMA; that rows are made to sum to one
+NEAR, FAR = 0.01, 0.03  # parents of a crossover, and others, are at most so much worse than the best
+LEAST = 6  # parents of a crossover, at least
+TRIES, KEPT, DIGITS = 50, 20, 6
+
+Genome = Array  # [blocks, 2, rows, experts]; rows beyond those that a block keeps stay the identity's
+
+
+class EEP:
+    """Every block keeps as many experts as in the uniform plan at the budget; which, and mixed how, is searched.
+
+    Matrices have distinct one-hot rows at first, then any.
+
+    initial: candidates to start from, the ladder's own order and random selections; evaluations: how many at most,
+    fewer where the tokens pay for fewer; prune: the share of them that selects experts, the others merge; windows:
+    fitness windows an evaluation; batch: candidates an ask.
+    """
+
+    single_target = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        initial: int = 30,
+        evaluations: int = 400,
+        prune: float = 0.25,
+        windows: int = 16,
+        batch: int = 8,
+    ) -> None:
+        for name, value in (("initial", initial), ("evaluations", evaluations), ("batch", batch)):
+            at_least(name, value, 1)
+        share("prune", prune)
+        self.problem, self.batch = problem, batch
+        self._quality = problem.quality("eep")
+        problem.bounded("eep")
+        self._fidelity = problem.fidelity(windows, "search.windows")
+        paid = evaluations if problem.tokens is None else problem.tokens // (windows * problem.window)
+        self._most = max(1, min(evaluations, paid))
+        self._pruning = round(prune * self._most)
+        self._genes = [i for i, g in enumerate(problem.space.genes) if isinstance(g, ArrayGene)]
+        if not self._genes:
+            raise SettingError("search=eep merges experts: it needs space=[experts,merging]")
+        self._arrays = [g for g in problem.space.genes if isinstance(g, ArrayGene)]
+        seeds = problem.seeds or (problem.space.dense,)
+        self._base = problem.space.repair(seeds[0], problem.constraints, step_rng(problem.seed, 0))
+        plan, all_ = problem.space.decode(self._base), self._arrays[0].shape[1]
+        self._kept = [int(plan.at(g.block, "ffn").get("experts", all_)) for g in self._arrays]
+        self._found: list[tuple[float, int, Candidate]] = []
+        self._seen: set[Candidate] = set()
+        self._asked, self._waiting, self._exhausted = 0, False, False
+        self._first = [self._drawn(i) for i in range(initial)]
+
+    @property
+    def finished(self) -> bool:
+        """True after the asked number of evaluations, or when no new candidate was found in many tries."""
+        return not self._waiting and (self._asked >= self._most or self._exhausted)
+
+    def finalists(self) -> list[Candidate]:
+        """The best candidates, to be scored on selection."""
+        return [c for *_, c in sorted(self._found)[:KEPT]]
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to n new candidates, or as many as a batch, once the ones before were told."""
+        if self._waiting or self.finished:
+            return []
+        count = min(n, self.batch, self._most - self._asked)
+        chosen: list[Proposal] = []
+        while len(chosen) < count and (candidate := self._new()) is not None:
+            self._seen.add(candidate)
+            chosen.append(Proposal(self._asked, candidate, self._fidelity))
+            self._asked += 1
+        self._exhausted = len(chosen) < count
+        self._waiting = bool(chosen)
+        return chosen
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """All that can be used joins the population."""
+        self._waiting = False
+        for result in results:
+            if result.ok:
+                value = self._quality.value(result.metrics)
+                self._found.append((value, result.proposal.id, result.proposal.candidate))
+
+    def _new(self) -> Candidate | None:
+        while self._first:
+            candidate = self._candidate(self._first.pop(0))
+            if candidate not in self._seen:
+                return candidate
+        ranked = sorted(self._found)
+        for attempt in range(TRIES if ranked else 0):
+            rng = step_rng(self.problem.seed, 1 + self._asked * TRIES + attempt)
+            make = self._selected if self._asked < self._pruning else self._mixed
+            candidate = self._candidate(make(ranked, rng))
+            if candidate not in self._seen:
+                return candidate
+        return None
+
+    def _drawn(self, number: int) -> Genome:
+        """The ladder's own order first, then distinct experts at random."""
+        size = self._arrays[0].shape[1]
+        genome = np.tile(np.eye(size), (len(self._arrays), 2, 1, 1))
+        rng = np.random.default_rng([self.problem.seed, 5, number])
+        for block, kept in enumerate(self._kept if number else ()):
+            if kept < size:
+                genome[block, :, :kept] = np.eye(size)[rng.permutation(size)[:kept]]
+        return genome
+
+    def _selected(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
+        """Phase 1: rows of some blocks move to unused experts, merge matrix and router map together."""
+        genome = self._genome(_pick(ranked, FAR, 1, rng))
+        for block in np.flatnonzero(rng.random(len(genome)) < ACTIVE).tolist():
+            for row in range(self._kept[block]):
+                unused = np.flatnonzero(genome[block, 0, : self._kept[block]].sum(0) == 0)
+                if len(unused) and rng.random() < REPLACE:
+                    genome[block, :, row] = np.eye(genome.shape[-1])[int(rng.choice(unused))]
+        return genome
+
+    def _mixed(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
+        """Phase 2: perhaps rows of two parents, then noise on the entries of some blocks."""
+        active = np.flatnonzero(rng.random(len(self._kept)) < ACTIVE).tolist()
+        if rng.random() < CROSS:
+            one, other = (self._genome(_pick(ranked, NEAR, LEAST, rng)) for _ in range(2))
+            genome = one.copy()
+            for block in range(len(genome)):
+                by_row = np.asarray(rng.random(genome.shape[2]) >= FIRST)
+                rows = by_row if block in active else np.full(len(by_row), rng.random() >= 0.5)
+                genome[block][:, rows] = other[block][:, rows]
+        else:
+            genome = self._genome(_pick(ranked, FAR, 1, rng))
+        for block in active:
+            kept = genome[block, :, : self._kept[block]]  # a view
+            kept += np.where(rng.random(kept.shape) < ENTRY, rng.normal(size=kept.shape) * SIGMA, 0.0)
+            sums = kept[0].sum(-1, keepdims=True)
+            if rng.random() < NORMALISE and (np.abs(sums) > SIGMA).all():
+                kept[0] /= sums
+        return genome
+
+    def _genome(self, candidate: Candidate) -> Genome:
+        return np.array([candidate.values[g] for g in self._genes]).reshape(-1, *self._arrays[0].shape)
+
+    def _candidate(self, genome: Genome) -> Candidate:
+        values = list(self._base.values)
+        for gene, array, own in zip(self._genes, self._arrays, genome, strict=True):
+            values[gene] = tuple(np.round(own, DIGITS).clip(array.low, array.high).ravel().tolist())
+        return Candidate(tuple(values))
+
+
+def _pick(
+    ranked: Sequence[tuple[float, int, Candidate]], margin: float, least: int, rng: np.random.Generator
+) -> Candidate:
+    """One of those that are worse than the best by at most a share of its value, or of the `least` best."""
+    bound = ranked[0][0] + margin * abs(ranked[0][0])
+    near = max(min(least, len(ranked)), sum(value <= bound for value, *_ in ranked))
+    return ranked[int(rng.integers(near))][2]

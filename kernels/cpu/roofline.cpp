@@ -1,0 +1,41 @@
+// How fast memory can be read by one or more threads: what a matrix times one token is held against.
+#include "simd.h"
+
+namespace autoprune {
+namespace {
+
+AVX512 float sum512(const float* x, int64_t count) {
+  __m512 sums[8];
+  for (auto& s : sums) s = _mm512_setzero_ps();
+  int64_t i = 0;
+  for (; i + 128 <= count; i += 128)
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) sums[j] = _mm512_add_ps(sums[j], _mm512_loadu_ps(x + i + 16 * j));
+  float rest = 0;
+  for (; i < count; i++) rest += x[i];
+  for (int j = 1; j < 8; j++) sums[0] = _mm512_add_ps(sums[0], sums[j]);
+  return rest + _mm512_reduce_add_ps(sums[0]);
+}
+
+float sum(const float* x, int64_t count) {
+  float sums[16] = {0};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; j++) sums[j] += x[i + j];
+  for (; i < count; i++) sums[0] += x[i];
+  for (int j = 1; j < 16; j++) sums[0] += sums[j];
+  return sums[0];
+}
+
+}  // namespace
+
+float read_f32(const float* x, int64_t count, int threads) {
+  constexpr int64_t PIECE = 1 << 16;
+  float total = 0;
+  const auto run = level() >= 2 ? sum512 : sum;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : total) if (threads > 1)
+  for (int64_t i = 0; i < count; i += PIECE) total += run(x + i, count - i < PIECE ? count - i : PIECE);
+  return total;
+}
+
+}  // namespace autoprune

@@ -1,0 +1,62 @@
+// What the kernels share: bf16 conversions, and which instruction sets a function is compiled for.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define AVX512BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define AVX512BITS __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vbmi2,popcnt")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+
+namespace autoprune {
+
+using bf16 = uint16_t;
+
+// What this processor runs: 3 AVX512 with bf16 and bit expansion, 2 AVX512, 1 AVX2, 0 anything.
+inline int level() {
+  static const int found = [] {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+      return 1;
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi2") ? 3 : 2;
+  }();
+  return found;
+}
+
+inline __attribute__((always_inline)) float widen(bf16 value) {
+  uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+// To the nearest, ties to even; a NaN stays one.
+inline __attribute__((always_inline)) bf16 narrow(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((bits >> 16) | 0x40);
+  return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+struct Blocks {  // rows x columns in blocks of 8 outputs; `start` has one entry more than there are block rows
+  const int32_t* start;
+  const uint16_t* index;
+  int64_t rows, columns;
+  int64_t count() const { return (rows + 7) / 8; }
+};
+
+// y [tokens, rows] = x [tokens, columns] W^T; `most`: the highest level to use.
+void dense_bf16(const bf16* w, const bf16* x, bf16* y, int64_t rows, int64_t columns, int64_t tokens, int threads, int most);
+void blocks_bf16(const Blocks& at, const bf16* values, const bf16* x, bf16* y, int64_t tokens, int threads, int most);
+void blocks_f32(const Blocks& at, const float* values, const float* x, float* y, int64_t tokens, int threads, int most);
+void bitmap_bf16(const int32_t* start, const uint8_t* bits, const bf16* values, const bf16* x, bf16* y, int64_t rows,
+                 int64_t columns, int64_t tokens, int threads, int most);
+
+// The sum of `count` values: every byte is read once.
+float read_f32(const float* x, int64_t count, int threads);
+
+}  // namespace autoprune

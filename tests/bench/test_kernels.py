@@ -1,0 +1,73 @@
+"""The benchmarks of kernels, on sizes that take no time; what they measure is checked first."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+import torch
+from autoprune.kernels import native
+from autoprune.kernels.linear import SparseLinear
+
+from autoprune.bench import decode, kernels
+from autoprune.errors import MeasurementError, SettingError
+from autoprune.hardware import timing
+
+
+@pytest.fixture(autouse=True)
+def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+    real = timing.interleaved
+
+    def patient(items: Any, rounds: int, seed: int, threads: int) -> Any:
+        return real(items, 2, seed, threads, allow_contended=True)
+
+    for module in (kernels, decode):
+        monkeypatch.setattr(module, "interleaved", patient)
+
+
+def test_single_matrices(tmp_path: Any, capsys: Any) -> None:
+    to = tmp_path / "k.md"
+    kernels.main(["--sizes", "64x128", "--to", str(to)])
+    table = to.read_text()
+    assert "autoprune bench kernels --sizes 64x128" in table
+    for row in ("reading alone", "F.linear", "ours", "8x2 blocks, 90 % gone", "bitmap, 50 % gone"):
+        assert f"| 64x128 | {row} |" in table
+    assert "| 64x128 | 70 % |" in table
+
+
+def test_a_whole_model(tmp_path: Any) -> None:
+    to = tmp_path / "d.md"
+    small = ["--hidden", "64", "--ffn", "128", "--blocks", "2", "--context", "8"]
+    decode.main([*small, "--to", str(to)])
+    assert "| transformers, bf16 |" in to.read_text() and "| 8x2 blocks, 70 % gone |" in to.read_text()
+
+
+def test_models_that_are_compared_are_the_same_model() -> None:
+    options = argparse.Namespace(hidden=64, ffn=128, blocks=2)
+    dense = decode._model(options)
+    sparse = decode._mapped(dense, decode._sparse(50))
+    layers = [m for m in sparse.modules() if isinstance(m, SparseLinear)]
+    assert len(layers) == 2 * 7 and all(0.3 < m.kept / (m.rows * m.columns) < 0.7 for m in layers)
+    for name, module in dense.model.layers.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            with torch.no_grad():
+                module.weight.copy_(sparse.model.layers.get_submodule(name).to_dense())
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        wanted, found = (m(ids, use_cache=False).logits.float() for m in (dense, sparse))
+    assert float((wanted - found).abs().max()) < 0.03 * float(wanted.abs().max())
+
+
+def test_a_kernel_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparseLinear, "forward", lambda self, x: x.new_zeros(*x.shape[:-1], self.rows))
+    with pytest.raises(MeasurementError, match="blocks 64x64 with 1 tokens is off"):
+        kernels.sparse(kernels.matrix(64, 64, "blocks", 50), "blocks")
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "ax3", "0x4", "1x2x3"])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=f"--sizes {text} must be like"):
+        kernels.sizes_of(text)

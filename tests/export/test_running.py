@@ -1,0 +1,143 @@
+"""Masked matrices of a loaded checkpoint run packed: the same numbers, other modules, only where a kernel pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from autoprune.kernels import native
+from autoprune.kernels.linear import SparseLinear
+from autoprune.kernels.selector import GAIN, ChosenLinear, Selector
+from torch import Tensor
+
+import autoprune
+from autoprune.cache import Cache
+from autoprune.export.assemble import assemble
+from autoprune.export.checkpoint import load_checkpoint, save_checkpoint
+from autoprune.export.packed import pack_model
+from autoprune.export.running import packed_bytes, run_packed
+from autoprune.models import adapter_for
+from autoprune.patterns import masks_of
+from autoprune.pruning.masks.choose import mask_of
+from autoprune.shape import full_plan
+from autoprune.space import Plan, SublayerPlan
+from tests.families import FAMILIES
+
+MASKS = {"attention": {"q.8x2": 40, "o.unstructured": 30}, "ffn": {"up.8x2": 25, "down.4": 2}}
+
+
+def gains(value: float) -> Any:
+    """A selector that believes every kernel to be so much faster."""
+    return lambda layer, tokens: value
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def adapter() -> Any:
+    family = FAMILIES["llama"]
+    return adapter_for(family.make(next(iter(family.variants))))
+
+
+@pytest.fixture
+def plan(adapter: Any) -> Plan:
+    sublayers = full_plan(adapter.shape).sublayers
+    return Plan(tuple(SublayerPlan.of(s.kind, **dict(s.settings), **MASKS[s.kind]) for s in sublayers))
+
+
+@pytest.fixture
+def model(adapter: Any, plan: Plan) -> Any:
+    def weights(block: int, kept: SublayerPlan) -> Mapping[str, Tensor]:
+        found = dict(adapter.weights(block, kept.kind))
+        for name, (pattern, option) in masks_of(kept).items():
+            found[name] = torch.where(mask_of(pattern, found[name].abs(), option), found[name], 0.0)
+        return found
+
+    return assemble(adapter, plan, weights, torch.bfloat16)
+
+
+def logits(model: Any, tokens: int) -> Tensor:
+    ids = torch.arange(tokens)[None] % 50
+    with torch.inference_mode():
+        return model(ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def _kernels() -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+
+
+@pytest.mark.parametrize(("gain", "runs"), [(2.0, True), (GAIN - 0.01, False)])
+def test_the_same_logits_with_or_without(
+    adapter: Any, plan: Plan, model: Any, cache: Cache, gain: float, runs: bool
+) -> None:
+    before = {tokens: logits(model, tokens) for tokens in (1, 12)}
+    packed = pack_model(adapter, model, plan)
+    done = run_packed(model, adapter.layout, packed, Selector(cache=cache, measure=gains(gain)))
+    blocks = adapter.shape.blocks
+    assert (done.few, done.many, done.of) == (3 * blocks * runs, 3 * blocks * runs, 4 * blocks)
+    assert "no kernel for the pattern 4" in done.why and "masked matrices run packed" in done.text
+    assert sum(isinstance(m, SparseLinear) for m in model.modules()) == 3 * blocks * runs
+    assert (packed_bytes(model) > 0) is runs
+    for tokens, wanted in before.items():
+        assert float((logits(model, tokens) - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+
+
+def test_a_matrix_may_run_packed_for_few_tokens_only(
+    adapter: Any, plan: Plan, model: Any, cache: Cache
+) -> None:
+    packed = pack_model(adapter, model, plan)
+    few = Selector(cache=cache, measure=lambda layer, tokens: 2.0 if tokens == 1 else 0.9)
+    done = run_packed(model, adapter.layout, packed, few)
+    assert done.few == 3 * adapter.shape.blocks and done.many == 0
+    layer = next(m for m in model.modules() if isinstance(m, ChosenLinear))
+    x = torch.randn(20, layer.packed.columns).bfloat16()  # type: ignore[union-attr]
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.packed.to_dense()))  # type: ignore[union-attr]
+    assert torch.equal(layer(x[:1]), layer.packed(x[:1]))  # type: ignore[misc]
+
+
+def test_loading_a_checkpoint_runs_it_packed_unless_told_not_to(
+    adapter: Any, plan: Plan, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, wanted = tmp_path / "out", logits(model, 9)
+    save_checkpoint(model, None, to, "", plan, pack_model(adapter, model, plan))
+    monkeypatch.setattr(Selector, "_timed", lambda self, layer, tokens: 3.0)
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+    loaded = autoprune.load(to)
+    assert loaded.autoprune_kernels.startswith(
+        f"{3 * adapter.shape.blocks} of {4 * adapter.shape.blocks} masked"
+    )
+    assert float((logits(loaded, 9) - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+    plain = autoprune.load(to, kernels=False)
+    assert not any(isinstance(m, ChosenLinear) for m in plain.modules())
+    assert torch.equal(logits(plain, 9), logits(load_checkpoint(to), 9))
+
+
+def test_gains_are_measured_once_and_remembered(cache: Cache, model: Any, adapter: Any, plan: Plan) -> None:
+    asked: list[int] = []
+
+    def measure(layer: SparseLinear, tokens: int) -> float:
+        asked.append(tokens)
+        return 1.5
+
+    packed = pack_model(adapter, model, plan)
+    run_packed(model, adapter.layout, packed, Selector(cache=cache, measure=measure))
+    kinds = len(asked)
+    assert 0 < kinds <= 6, "blocks are alike: one measurement a size, form, density and number of tokens"
+    layer = next(m for m in model.modules() if isinstance(m, SparseLinear))
+    assert Selector(cache=cache, measure=measure).gain(layer, 1) == 1.5 and len(asked) == kinds
+
+
+def test_a_real_measurement_says_something(cache: Cache) -> None:
+    from autoprune.kernels.packing import blocks_of
+
+    weight = torch.zeros(256, 512, dtype=torch.bfloat16)
+    layer = SparseLinear("blocks", blocks_of(weight), 256, 512)
+    assert Selector(cache=cache).gain(layer, 1) > 1.0, "an empty matrix is faster than a full one"

@@ -27,7 +27,7 @@ def columns(
     evaluator, found = Classification(), {}
     for start in range(0, count, 7):
         rows = slice(start, start + 7)
-        batch = Batch(Split.TEST, (start, start + 7), torch.zeros(7, 3), labels[rows])
+        batch = Batch(Split.TEST, (start, start + 7), torch.zeros(7, 3), labels=labels[rows])
         for name, column in evaluator.score(batch, logits[rows]).items():
             assert column.dtype is torch.float64 and column.ndim == 1
             found.setdefault(name, []).append(column.numpy())
@@ -74,7 +74,7 @@ def test_many_classes_have_the_lowest_recall_only() -> None:
 
 
 def test_logits_that_are_not_finite_make_no_metric() -> None:
-    batch = Batch(Split.TEST, (0, 2), torch.zeros(2, 3), torch.tensor([0, 1]))
+    batch = Batch(Split.TEST, (0, 2), torch.zeros(2, 3), labels=torch.tensor([0, 1]))
     found = Classification().score(batch, torch.tensor([[0.0, float("nan")], [1.0, 2.0]]))
     assert not torch.isfinite(found["error_rate"])[0] and torch.isfinite(found["error_rate"])[1]
 

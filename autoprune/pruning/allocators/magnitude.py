@@ -38,6 +38,6 @@ def global_magnitude(adapter: Adapter) -> Allocation:
             return 1.0
         threshold = values[min(int(np.searchsorted(below, 1.0 - level)), len(values) - 1)]
         kept = 1.0 - float(np.searchsorted(found[place], threshold)) / len(found[place])
-        return max(floors[place], kept)
+        return max(float(floors[place]), kept)
 
     return share

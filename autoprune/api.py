@@ -301,10 +301,10 @@ def profile(model: str, to: str | Path | None = None, settings: Sequence[str] = 
 def zoo_train(name: str, to: str | Path | None = None) -> None:
     """Train a built-in model again."""
     from autoprune.zoo import ROOM
-    from autoprune.zoo.train import RECIPES, train_named
+    from autoprune.zoo.train import TRAINED, train_named
 
-    if name not in RECIPES:
-        raise SettingError(f"zoo: {name!r} is not a built-in model" + nearest(name, RECIPES))
+    if name not in TRAINED:
+        raise SettingError(f"zoo: {name!r} is not a built-in model" + nearest(name, TRAINED))
     train_named(name, ROOM / name if to is None else Path(to).absolute())
 
 

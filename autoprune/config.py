@@ -118,6 +118,7 @@ LOWEST = {
     "memory_mb": 1,
 }
 MODES = ("measure", "off")
+EVALUATORS = ["divergence", "perplexity", "classification"]  # the usual ones; each run takes those that fit
 
 
 def register() -> None:

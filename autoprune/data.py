@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,15 @@ from autoprune.errors import DataError
 from autoprune.objective import Split
 from autoprune.space import digest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Tokens = NDArray[np.int32]
+Windows = NDArray[Any]  # token ids [N, T], or pixel values [N, C, H, W]
 Tokenize = Callable[[str], Tokens]
 
 REPEATS = "repeats"
+LABELS = "-labels.npy"  # after the split's name
 SEARCHED = (Split.CALIBRATION, Split.FITNESS, Split.SELECTION, Split.TEST)
 FILE_SHARES = (
     (Split.TRAIN, 40),
@@ -38,14 +43,19 @@ FOLDER_FILES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "t
 
 @dataclass(frozen=True)
 class Corpus:
-    """Windows [N, T] of token ids per split, each split in its frozen seeded order."""
+    """Windows per split, each split in its frozen seeded order: pieces of a text, or items with labels."""
 
     folder: Path
     digest: str
 
-    def windows(self, split: Split) -> Tokens:
-        """All windows of a split, memory-mapped."""
+    def windows(self, split: Split) -> Windows:
+        """All windows of a split, memory-mapped: token ids, or pixel values where the corpus is one of images."""
         return np.load(self.folder / f"{split.value}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+    def labels(self, split: Split) -> NDArray[np.int64] | None:
+        """The label of every window, None where the corpus is a text."""
+        file = self.folder / f"{split.value}{LABELS}"
+        return np.load(file) if file.is_file() else None
 
     def text(self, split: Split) -> Tokens:
         """The tokens of *selection* or *test* in the order of the text, as far as its windows go."""
@@ -62,6 +72,14 @@ class Corpus:
         return len(self.windows(split))
 
 
+def as_tensor(windows: Windows) -> Tensor:
+    """Windows as a model reads them: int64 token ids, or fp32 pixel values; a copy."""
+    import torch
+
+    kind = np.int64 if np.issubdtype(windows.dtype, np.integer) else np.float32
+    return torch.from_numpy(windows.astype(kind))
+
+
 def corpus_name(data: str) -> str:
     """What the setting `data` names: `auto` is the built-in corpus."""
     return "docs" if data == "auto" else data
@@ -75,38 +93,41 @@ def open_corpus(data: str, tokenizer: Any, window: int, cache: Cache) -> Corpus:
     Raises DataError naming the setting for a missing path, for a text that is unreadable or too short, and for a
     folder whose files have more in common than that.
     """
-    tokenize, tokenizer_digest = _tokenizer(tokenizer)
+    tokenize, tokenizer_digest = tokenize_with(tokenizer)
     source, identity = _source(data)
     inputs = {"data": identity, "tokenizer": tokenizer_digest, "window": window, "format": 3}
 
     def build(folder: Path) -> None:
         cut = source(tokenize, window)
-        arrays = {s: _in_order(w) for s, w in _disjoint(cut).items()}
+        arrays = {s: in_order(w) for s, w in _disjoint(cut).items()}
         _check(data, arrays, window)
         dropped = sum(len(w) for w in cut.values()) - sum(len(w) for w in arrays.values())
         (folder / REPEATS).write_text(str(dropped))
         for split, array in arrays.items():
             np.save(folder / f"{split.value}.npy", array)
-        (folder / "digest").write_text(_content_digest(arrays))
+        (folder / "digest").write_text(content_digest([arrays[s] for s in SEARCHED]))
 
     folder = cache.folder("tokens", inputs, build)
     check_disjoint(folder, data)
     return Corpus(folder, (folder / "digest").read_text())
 
 
-def _content_digest(arrays: Mapping[Split, Tokens]) -> str:
+def content_digest(arrays: Iterable[NDArray[Any]]) -> str:
+    """Of the arrays' bytes, in order."""
     whole = hashlib.sha256()
-    for split in SEARCHED:
-        whole.update(arrays[split].tobytes())
+    for array in arrays:
+        whole.update(array.tobytes())
     return whole.hexdigest()[:12]
 
 
-def _tokenizer(tokenizer: Any) -> tuple[Tokenize, str]:
+def tokenize_with(tokenizer: Any, special: bool = False, longest: int | None = None) -> tuple[Tokenize, str]:
+    """From text to ids, with special tokens where asked for, cut to the longest; and a digest of the tokenizer."""
     if tokenizer is None:
         raise DataError("the model folder has no tokenizer: add its tokenizer.json")
+    cut = {} if longest is None else {"truncation": True, "max_length": longest}
 
     def tokenize(text: str) -> Tokens:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"]
         return np.asarray(ids, dtype=np.int32)
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -119,19 +140,20 @@ Cut = Callable[[Tokenize, int], dict[Split, Tokens]]
 
 def _source(data: str) -> tuple[Cut, Any]:
     if data == "docs":
-        return _cut_docs, ["docs", _docs_identity()]
+        return _cut_docs, ["docs", docs_identity()]
     path = Path(data).expanduser()
     if path.is_dir():
         files = {part: _member(path, part, names) for part, names in FOLDER_FILES.items()}
-        identity = [_file_digest(f) for f in files.values()]
+        identity = [file_digest(f) for f in files.values()]
         return lambda tokenize, window: _cut_folder(files, tokenize, window), ["folder", identity]
     if path.is_file():
-        identity = [_file_digest(path)]
+        identity = [file_digest(path)]
         return lambda tokenize, window: _cut_file(path, tokenize, window), ["file", identity]
     raise DataError(f"data={data} is neither a file, a folder nor a built-in corpus; built in: docs")
 
 
-def _docs_identity() -> list[str]:
+def docs_identity() -> list[str]:
+    """Versions that decide the built-in texts."""
     from autoprune.zoo import docs
 
     found = []
@@ -153,7 +175,7 @@ def _cut_folder(files: Mapping[str, Path], tokenize: Tokenize, window: int) -> d
     """Train windows in a seeded order give 10 % to calibration and 20 % to fitness, the rest to training."""
     train, valid, test = (_cut(tokenize(_read(files[part])), window) for part in FOLDER_FILES)
     check_leaks(files, {"train": train, "valid": valid, "test": test})
-    train = _in_order(train)
+    train = in_order(train)
     calibration, fitness = len(train) // 10, len(train) * 3 // 10
     return {
         Split.CALIBRATION: train[:calibration],
@@ -183,7 +205,8 @@ def _member(folder: Path, part: str, names: tuple[str, ...]) -> Path:
     raise DataError(f"data={folder} has no {part}.txt; a data folder holds train.txt, valid.txt and test.txt")
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Of a file's bytes; raises DataError when it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -201,7 +224,7 @@ def _cut(tokens: Tokens, window: int) -> Tokens:
     return tokens[: len(tokens) // window * window].reshape(-1, window)
 
 
-def _in_order(windows: Tokens) -> Tokens:
+def in_order(windows: NDArray[Any]) -> NDArray[Any]:
     """The frozen order: a permutation that depends on nothing but the number of windows."""
     return windows[_order(len(windows))]
 

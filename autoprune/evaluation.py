@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoprune.cache import Cache
-from autoprune.data import Corpus
+from autoprune.classified import COLUMNS, classified
+from autoprune.data import Corpus, Windows, as_tensor
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
@@ -44,8 +45,9 @@ class Batch:
 
     split: Split
     windows: tuple[int, int]
-    ids: Tensor  # [B, T]
+    ids: Tensor  # token ids [B, T], negative at padding, or pixel values [B, C, H, W]
     score_mask: Tensor | None = None  # bool [B, T] positions whose logits are scored; None: all of them
+    labels: Tensor | None = None  # [B], of items to classify
 
 
 @dataclass(frozen=True)
@@ -165,15 +167,15 @@ class Evaluation:
         return self.evaluate(plans[:middle], fidelity) + self.evaluate(plans[middle:], fidelity)
 
     def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
-        rows = self._windows(fidelity)
+        rows, labels = self._windows(fidelity), self.corpus.labels(fidelity.split)
         values: list[dict[str, list[Array]]] = [{} for _ in plans]
         failures: dict[int, Failure] = {}
         for start in range(0, len(rows), self.sequences):
             chunk = rows[start : start + self.sequences]
             first = fidelity.windows[0] + start
-            ids = torch.from_numpy(chunk.astype(np.int64))
-            mask = continuation(ids, self._prompt_len)
-            batch = Batch(fidelity.split, (first, first + len(chunk)), ids, mask)
+            span, ids = (first, first + len(chunk)), as_tensor(chunk)
+            known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])
+            batch = Batch(fidelity.split, span, ids, continuation(ids, self._prompt_len), known)
             alive = [i for i in range(len(plans)) if i not in failures]
             if self.evaluators:
                 self._pass(plans, alive, batch, values, failures)
@@ -221,7 +223,7 @@ class Evaluation:
         start, stop = batch.windows
         return Failure(f"plan {plan.key}: {metric} is not finite on windows {start}..{stop}, from {where} on")
 
-    def _windows(self, fidelity: Fidelity) -> NDArray[np.int32]:
+    def _windows(self, fidelity: Fidelity) -> Windows:
         windows = self.corpus.windows(fidelity.split)
         start, stop = fidelity.windows
         if stop > len(windows):
@@ -240,9 +242,12 @@ def continuation(ids: Tensor, prompt_len: int | None) -> Tensor | None:
 
 
 def mean_scored(values: Tensor, batch: Batch) -> Tensor:
-    """Mean of every row over its scored positions, fp64 [B]; values [B, T], or [B, T - 1] of predicted tokens."""
+    """Mean of every row over its scored positions, fp64 [B].
+
+    values [B, T], or [B, T - 1] of predicted tokens, or [B] of items.
+    """
     if batch.score_mask is None:
-        return values.double().mean(-1)
+        return values.double().reshape(len(values), -1).mean(-1)
     mask = batch.score_mask[:, : values.shape[1]]
     return torch.where(mask, values.double(), 0.0).sum(-1) / mask.sum(-1)
 
@@ -250,7 +255,9 @@ def mean_scored(values: Tensor, batch: Batch) -> Tensor:
 def summarise(columns: Mapping[str, list[Array]]) -> Scores:
     """Values of every window and their means, from those of the micro-batches in order."""
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
-    means = {metric: float(_mean(v)) for metric, v in per_window.items()}
+    means = {metric: float(_mean(v)) for metric, v in per_window.items() if metric not in COLUMNS}
+    if all(name in per_window for name in COLUMNS):
+        means |= classified(per_window)
     if "nll" in means:
         means["perplexity"] = exp(means["nll"])
     if "bits" in means:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 from autoprune.kv_policy import held_values
 from autoprune.patterns import masks_of, stored_bytes
-from autoprune.space import Plan, SublayerPlan
+from autoprune.space import KEEP, Plan, SublayerPlan, token_keep
+
+PAGERANK_STEPS = 5
+Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
 
 EXPERT_MULTIPLE = 8  # of an expert's width: grouped products want rows of whole 16 bytes, in bfloat16 too
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder whose blocks are alike. `bytes_per_value` is that of the checkpoint's dtype."""
+    """Sizes of a model whose blocks are alike. `bytes_per_value` is that of the checkpoint's dtype."""
 
     model_type: str
     blocks: int
@@ -35,6 +39,12 @@ class Shape:
     group_norm_params: int = 0  # of norms over all heads at once: the share of one KV group
     position_params: int = 0  # of learned positions
     windows: tuple[int | None, ...] = ()  # tokens each block attends to; None or empty: all of them
+    task: Task = "text"
+    classes: int = 0  # of a classifier
+    tokens: int = 0  # that an image has, where images are read
+    specials: int = 0  # tokens at the front that stand for the whole
+    outside_params: int | None = None  # of all that is not in blocks; None: what the fields above say
+    outside_flops: int = 0  # the same, of one item of a classifier
     bytes_per_value: int = 2
     dtype: str = "bfloat16"
     experts: int = 0  # in each block, each `ffn` wide; 0: an FFN without router
@@ -49,7 +59,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class AnalyticCosts:
-    """Parameters, FLOPs, KV bytes and bytes of a structured decoder plan (a `CostModel`).
+    """Parameters, FLOPs, KV bytes and bytes of a structured plan (a `CostModel`); a classifier has no KV bytes.
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
@@ -61,6 +71,9 @@ class AnalyticCosts:
 
     shape: Shape
     tokens: int = 256
+    _passed: dict[tuple[int, SublayerPlan, int], tuple[float, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def base(self) -> Mapping[str, float]:
@@ -68,10 +81,13 @@ class AnalyticCosts:
         s = self.shape
         embedding = s.vocabulary * s.hidden
         outside = embedding * (1 if s.tied else 2) + s.norm_params + s.position_params
+        flops = 2.0 * self.tokens * embedding
+        if s.outside_params is not None:
+            outside, flops = s.outside_params, float(s.outside_flops)
         return {
             **self._nothing,
             "params_total": float(outside),
-            "flops": 2.0 * self.tokens * embedding,
+            "flops": flops,
             "bytes": float(outside * s.bytes_per_value),
         }
 
@@ -82,7 +98,7 @@ class AnalyticCosts:
         params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
         size = self.shape.bytes_per_value
         masked, unstored = self._masked(plan)
-        return {
+        found = {
             **self._nothing,
             **self._expert_bytes(plan),
             "params": float(params - masked),
@@ -91,6 +107,31 @@ class AnalyticCosts:
             "kv_bytes": float(kv * size),
             "bytes": float(params * size - unstored),
         }
+        return {name: value for name, value in found.items() if name in self._nothing}
+
+    def coupled(self, settings: Collection[str]) -> tuple[str, ...]:
+        """FLOPs depend on the tokens that earlier blocks left over."""
+        return ("flops",) if any(name.startswith(KEEP) for name in settings) else ()
+
+    def plan(self, plan: Plan) -> dict[str, float]:
+        """FLOPs of a plan that drops tokens on the way: an attention reads what came in, all else what it left over."""
+        total, tokens = self.base["flops"], self.tokens
+        for at, sublayer in enumerate(plan.sublayers):
+            known = (at // 2, sublayer, tokens)
+            if known not in self._passed:
+                self._passed[known] = self._pass(*known)
+            flops, tokens = self._passed[known]
+            total += flops
+        return {"flops": total}
+
+    def _pass(self, block: int, sublayer: SublayerPlan, tokens: int) -> tuple[float, int]:
+        """FLOPs of a sublayer that so many tokens enter, and how many it leaves over."""
+        flops, keep = replace(self, tokens=tokens).sublayer(block, sublayer)["flops"], token_keep(sublayer)
+        if keep is None:
+            return flops, tokens
+        left = kept_count(tokens, keep[1], self.shape.specials)
+        heads = int(sublayer.get("kv_groups"))
+        return flops + ranking_flops(keep[0], tokens, tokens - left, heads, self.shape), left
 
     def _masked(self, plan: SublayerPlan) -> tuple[int, int]:
         """Weights that masks leave out, and the bytes that storing the matrices packed saves."""
@@ -143,8 +184,9 @@ class AnalyticCosts:
 
     @cached_property
     def _nothing(self) -> dict[str, float]:
-        names = ("params", "params_total", "flops", "kv_bytes", "bytes")
-        return dict.fromkeys((*names, "expert_bytes") if self.shape.experts else names, 0.0)
+        names = ("params", "params_total", "flops", "bytes")
+        cached = ("kv_bytes",) if self.shape.task == "text" else ()
+        return dict.fromkeys((*names, *cached, *(("expert_bytes",) if self.shape.experts else ())), 0.0)
 
 
 def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
@@ -161,6 +203,25 @@ def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
         inward["up"] = width
     found = {name: (rows, shape.hidden) for name, rows in inward.items()}
     return {**found, inner[0]: (shape.hidden, inner[1])}
+
+
+def kept_count(tokens: int, percent: int, specials: int) -> int:
+    """How many of so many tokens are kept: the special ones, and this share of the others, rounded up."""
+    free = max(0, tokens - specials)
+    return tokens - free + -(-free * percent // 100)
+
+
+def ranking_flops(rule: str, tokens: int, fewer: int, heads: int, shape: Shape) -> float:
+    """FLOPs of ranking so many tokens: what is read off attention matrices is free, products are not."""
+    if rule == "pagerank":
+        return 2.0 * PAGERANK_STEPS * heads * tokens**2
+    if rule != "merge":
+        return 0.0
+    rounds, free = 0, tokens - shape.specials
+    while fewer > 0 and free > 1:
+        drawn = min(fewer, (free + 1) // 2)
+        free, fewer, rounds = free - drawn, fewer - drawn, rounds + 1
+    return 2.0 * rounds * tokens**2 * shape.head_dim
 
 
 def full_plan(shape: Shape) -> Plan:

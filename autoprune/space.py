@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,16 @@ class Candidate:
 def is_mask(setting: str) -> bool:
     """Whether a plan setting says how much of a matrix is kept in place: named MATRIX.PATTERN, as in `up.4`."""
     return "." in setting
+
+
+KEEP = "keep_"  # and the name of a rule: the share of its tokens, in per cent, that an attention hands on
+
+
+def token_keep(plan: SublayerPlan | None) -> tuple[str, int] | None:
+    """By which rule a sublayer drops tokens, and how many per cent of them it keeps; None: it keeps all."""
+    settings = () if plan is None or plan.gone else plan.settings
+    found = [(n.removeprefix(KEEP), int(v)) for n, v in settings if n.startswith(KEEP)]
+    return next((keep for keep in found if keep[1] < 100), None)
 
 
 @dataclass(frozen=True)
@@ -217,7 +227,10 @@ class CostTable:
 
 
 class CostModel(Protocol):
-    """Prices sublayers; a plan costs `base` plus the sum over its sublayers. Never touches a model."""
+    """Prices sublayers; a plan costs `base` plus the sum over its sublayers. Never touches a model.
+
+    Where what a sublayer costs depends on the sublayers before it, the model is a `PlanCosts`, too.
+    """
 
     @property
     def base(self) -> Mapping[str, float]:
@@ -225,6 +238,17 @@ class CostModel(Protocol):
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Cost of one sublayer, per metric of `base`."""
+
+
+@runtime_checkable
+class PlanCosts(Protocol):
+    """A cost model some of whose metrics do not add up over sublayers."""
+
+    def coupled(self, settings: Collection[str]) -> Collection[str]:
+        """The metrics that do not add up when plans have these settings."""
+
+    def plan(self, plan: Plan) -> Mapping[str, float]:
+        """Those metrics, of a whole plan."""
 
 
 class Space(Protocol):
@@ -273,11 +297,13 @@ class OptionSpace(Space, Protocol):
 
 
 def plan_cost(plan: Plan, model: CostModel) -> dict[str, float]:
-    """All costs of a plan: base plus its sublayers, summed in depth order."""
+    """All costs of a plan: base plus its sublayers, summed in depth order, or what the model says of the whole."""
     total = dict(model.base)
     for index, sublayer in enumerate(plan.sublayers):
         for metric, value in model.sublayer(index // 2, sublayer).items():
             total[metric] += value
+    if isinstance(model, PlanCosts) and model.coupled({n for s in plan.sublayers for n, _ in s.settings}):
+        total |= model.plan(plan)
     return total
 
 

@@ -22,6 +22,7 @@ from autoprune.space import (
     Gene,
     OptionGene,
     Plan,
+    PlanCosts,
     Scalar,
     SublayerPlan,
     digest,
@@ -98,7 +99,7 @@ def _completed(plan: Plan, genes: Sequence[Gene], settled: Mapping[int, Mapping[
 class SublayerSpace:
     """Option genes over the sublayers of `full`, the plan that keeps everything; costs come from `costs`.
 
-    Costs add up over sublayers. Where no sublayer has two genes they add up over genes, too.
+    Costs add up over sublayers, but for what a `PlanCosts` names; over genes, too, where no sublayer has two.
     """
 
     genes: tuple[Gene, ...]
@@ -176,13 +177,20 @@ class SublayerSpace:
 
     @cached_property
     def _fixed(self) -> Mapping[str, float]:
-        """Costs of what has no gene."""
+        """Costs of what has no gene; of coupled metrics only the names count."""
         rest = [(i // 2, s) for i, s in enumerate(self.full.sublayers) if i not in self._groups]
         return {
             metric: base + sum(model.sublayer(block, s)[metric] for block, s in rest)
             for model in self.costs
             for metric, base in model.base.items()
         }
+
+    @cached_property
+    def _coupled(self) -> Mapping[str, PlanCosts]:
+        """The metrics that are known of whole plans only."""
+        settings = {name for s in self.full.sublayers for name, _ in s.settings}
+        models = [model for model in self.costs if isinstance(model, PlanCosts)]
+        return {metric: model for model in models for metric in model.coupled(settings)}
 
     @cached_property
     def _additive(self) -> bool:
@@ -208,26 +216,47 @@ class SublayerSpace:
         """All costs."""
         indices = candidate.indices()
         if self._additive:
-            return {metric: table.total(indices) for metric, table in self._tables.items()}
-        total = dict(self._fixed)
-        for position, genes in self._groups.items():
-            for metric, value in self._price(position, tuple(indices[g] for g in genes)).items():
-                total[metric] += value
-        return total
+            total = {metric: table.total(indices) for metric, table in self._tables.items()}
+        else:
+            total = dict(self._fixed)
+            for position, genes in self._groups.items():
+                for metric, value in self._price(position, tuple(indices[g] for g in genes)).items():
+                    total[metric] += value
+        return total | self._whole(candidate)
+
+    def _whole(self, candidate: Candidate) -> dict[str, float]:
+        """The coupled metrics."""
+        plan = self.decode(candidate) if self._coupled else self.full
+        priced = {id(model): model.plan(plan) for model in self._coupled.values()}
+        return {metric: priced[id(model)][metric] for metric, model in self._coupled.items()}
 
     def cost_table(self, metric: str) -> CostTable | None:
-        """The additive table of a metric, None where a sublayer has several genes; SpaceError for an unknown metric."""
+        """The additive table of a metric; SpaceError for an unknown one.
+
+        None where a sublayer has several genes, or the metric is known of whole plans only.
+        """
         if metric not in self._fixed:
             raise SpaceError(f"{metric!r} is not a cost; costs: {', '.join(sorted(self._fixed))}")
-        return self._tables[metric] if self._additive else None
+        return self._tables[metric] if self._additive and metric not in self._coupled else None
 
     def local_table(self, metric: str, around: Candidate) -> CostTable:
         """A table that is exact at `around` and for every change of one gene of it."""
         exact = self.cost_table(metric)
         if exact is not None:
             return exact
-        table, indices = self._table(metric, around, 0.0), around.indices()
+        if metric in self._coupled:
+            table, indices = self._changes(metric, around), around.indices()
+        else:
+            table, indices = self._table(metric, around, 0.0), around.indices()
         return replace(table, base=self.cost(around)[metric] - table.total(indices))
+
+    def _changes(self, metric: str, around: Candidate) -> CostTable:
+        """As `_table`, every change of one gene priced as a whole plan."""
+        rows = [
+            tuple(self._whole(around.with_value(at, o))[metric] for o in range(len(_options(gene))))
+            for at, gene in enumerate(self.genes)
+        ]
+        return CostTable(metric, 0.0, tuple(map(_monotone, rows)))
 
     def check(self, constraints: Sequence[Constraint]) -> None:
         """Raise InfeasibleError when even the smallest candidate breaks a constraint."""
@@ -253,7 +282,7 @@ class SublayerSpace:
         self.check(constraints)
         before = np.array(candidate.indices())
         walk: Walk | StepWalk
-        if self._additive:
+        if self._additive and not any(c.metric in self._coupled for c in constraints):
             walk = Walk(candidate, constraints, [self._tables[c.metric] for c in constraints])
         else:
             walk = StepWalk(candidate, constraints, self.cost)

@@ -20,6 +20,7 @@ class Agreement:
     metrics = ("agreement", "disagreement")
     larger_is_better = ("agreement",)
     needs: Literal["supernet"] = "supernet"
+    reads = ("text", "sentences", "images")
 
     def __init__(self) -> None:
         self._dense = DenseBatch(lambda logits: logits.argmax(-1))
@@ -29,7 +30,7 @@ class Agreement:
         self._dense.bind(context)
 
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
-        """Share of each sequence, fp64 [B]; logits [B, T, V]; NaN where they are not finite."""
+        """Share of each sequence, fp64 [B]; logits [B, T, V] or [B, classes]; NaN where they are not finite."""
         same = logits.argmax(-1) == self._dense.of(batch)
-        share = mean_scored(same, batch) + 0.0 * logits.sum((-1, -2)).double()
+        share = mean_scored(same, batch) + 0.0 * logits.flatten(1).sum(-1).double()
         return {"agreement": share, "disagreement": 1.0 - share}

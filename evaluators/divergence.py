@@ -33,6 +33,7 @@ class Divergence:
 
     metrics = ("kl",)
     needs: Literal["supernet"] = "supernet"
+    reads = ("text", "sentences", "images")
 
     def __init__(self, top_k: int = 512) -> None:
         if top_k < 1:
@@ -47,7 +48,7 @@ class Divergence:
         self._teachers.clear()
 
     def score(self, batch: Batch, logits: Tensor) -> Mapping[str, Tensor]:
-        """Mean KL of each sequence, fp64 [B]; logits [B, T, V]."""
+        """Mean KL of each sequence, fp64 [B]; logits [B, T, V], or [B, classes] of items."""
         teacher = self._teacher(batch)
         logp = torch.gather(torch.log_softmax(logits, dim=-1), -1, teacher.ids)  # [B, T, k]
         kl = (teacher.logp - logp).mul_(teacher.p).sum(-1)  # [B, T]

@@ -20,6 +20,7 @@ class FullDivergence:
 
     metrics = ("kl_full",)
     needs: Literal["supernet"] = "supernet"
+    reads = ("text", "sentences", "images")
 
     def __init__(self) -> None:
         self._dense = DenseBatch(torch.clone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -116,6 +116,53 @@ FAMILIES = {
         {"attention": "self_attn.out_proj", "ffn": "fc2"},
     ),
 }
+SENTENCES = {
+    **{k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "intermediate_size")},
+    "num_labels": 5,
+}
+IMAGES = {
+    **{"image_size": 12, "patch_size": 4, "num_channels": 2, "hidden_size": HIDDEN, "num_labels": 5},
+    **{"num_hidden_layers": BLOCKS, "num_attention_heads": HEADS, "intermediate_size": FFN},
+}
+PADDED = {"padded": {"pad_token_id": 1}}
+BERT_OUT = {"attention": "attention.output.dense", "ffn": "output.dense"}
+VIT_OUT = {"attention": "attention.o_proj", "ffn": "mlp.fc2"}
+ENCODERS = {  # families of classifiers
+    "bert": Family(
+        "BertConfig",
+        "BertForSequenceClassification",
+        PADDED,
+        {**SENTENCES, "intermediate_size": FFN},
+        "bert.encoder.layer",
+        BERT_OUT,
+    ),
+    "roberta": Family(
+        "RobertaConfig",
+        "RobertaForSequenceClassification",
+        PADDED,
+        {**SENTENCES, "intermediate_size": FFN},
+        "roberta.encoder.layer",
+        BERT_OUT,
+    ),
+    "distilbert": Family(
+        "DistilBertConfig",
+        "DistilBertForSequenceClassification",
+        PADDED,
+        {**SENTENCES, "hidden_dim": FFN},
+        "distilbert.transformer.layer",
+        {"attention": "attention.out_lin", "ffn": "ffn.lin2"},
+    ),
+    "vit": Family(
+        "ViTConfig",
+        "ViTForImageClassification",
+        {"plain": {}, "no_biases": {"qkv_bias": False}},
+        IMAGES,
+        "vit.layers",
+        VIT_OUT,
+    ),
+    "deit": Family("DeiTConfig", "DeiTForImageClassification", {"plain": {}}, IMAGES, "deit.layers", VIT_OUT),
+}
+TAUGHT = replace(ENCODERS["deit"], model="DeiTForImageClassificationWithTeacher")
 EXPERTS, USED, SHARED, STEP = 6, 2, 10, 8
 MOE = {k: v for k, v in SIZES.items() if k != "intermediate_size"}
 MOE |= {"num_experts": EXPERTS, "num_experts_per_tok": USED}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,128 +16,35 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from autoprune.cache import Cache
-from autoprune.export.assemble import build, mixed_config
 from autoprune.hardware.workload import Workload, decode, prefill
-from autoprune.models import adapter_for
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.recipe import LADDERS, LadderRecipe
 from autoprune.shape import AnalyticCosts
-from autoprune.space import KINDS, Kind, Plan, SublayerPlan, plan_cost
+from autoprune.space import KINDS, Kind, Plan, plan_cost
 from autoprune.supernet import Supernet
 from evaluators.gradients import gradients
-from tests.families import Family
-from tests.zeroing import zeroed
+from tests.family_case import Case, cached, difference, held_bytes, inputs, logits
 
 TOKENS = 14  # more than the window of those variants that have one
 
 
-@dataclass
-class Case:
-    """A dense model of a family with its adapter."""
-
-    family: Family
-    model: Any
-    adapter: Any
-    made: dict[tuple[Plan, str], Any] = field(default_factory=dict)
-
-    @staticmethod
-    def of(family: Family, model: Any) -> Case:
-        """The model with the adapter that a run would use."""
-        return Case(family, model, adapter_for(model, family.adapter))
-
-    @property
-    def full(self) -> tuple[int, int]:
-        """(KV groups, FFN width) of a dense block."""
-        return self.adapter.shape.kv_groups, self.adapter.shape.ffn
-
-    def plans(self) -> dict[str, Plan]:
-        """Plans of every kind."""
-        groups, width = self.full
-        few = max(1, groups // 2)
-        step = self.family.step
-        return {
-            "full": Plan.of([(groups, width)] * 3),
-            "narrow": Plan.of([(groups, 9 * step)] * 3),
-            "mixed": Plan.of([(groups, 5 * step), (few, width), (few, step)]),
-            "gone": Plan.of([(0, width), (groups, 0), (few, 7 * step)]),
-            "block_0_gone": Plan.of([(0, 0), (few, 0), (0, 7 * step)]),
-            "no_attention": Plan.of([(0, 9 * step)] * 3),
-            "nothing": Plan.of([(0, 0)] * 3),
-        }
-
-    def kept(self, block: int, plan: SublayerPlan) -> Mapping[str, Tensor]:
-        """The last units, out of order; all of them in order, to compare exactly."""
-        weights = self.adapter.weights(block, plan.kind)
-        for setting, units in self.adapter.all_units(plan.kind).items():
-            count, order = int(plan.get(setting, units.count)), torch.arange(units.count)
-            weights = units.take(weights, order if count == units.count else order.flip(0)[:count])
-        return weights  # type: ignore[no-any-return]
-
-    def install(self, plan: Plan) -> Any:
-        """The physically smaller model; not to be changed."""
-        if (plan, "") not in self.made:
-            self.made[plan, ""] = self.adapter.install(plan, self.kept, torch.float32)
-        return self.made[plan, ""]
-
-    def install_mixed(self, plan: Plan) -> Any:
-        """As `install`, in the mixed class even where the stock one would do."""
-        if type(self.install(plan)) is not type(self.model):
-            return self.install(plan)
-        if (plan, "mixed") not in self.made:
-            config = mixed_config(self.adapter, plan)
-            self.made[plan, "mixed"] = build(self.adapter, config, plan, self.kept, torch.float32)
-        return self.made[plan, "mixed"]
-
-    def stream(self, ids: Tensor, plan: Plan | None = None, adapter: Any = None) -> Tensor:
-        """Logits through the block stream."""
-        adapter = adapter or self.adapter
-        with torch.inference_mode():
-            state = adapter.embed(ids)
-            for block in range(adapter.shape.blocks):
-                for kind in KINDS:
-                    sublayer = None if plan is None else plan.at(block, kind)
-                    if sublayer is None or not sublayer.gone:
-                        weights = self.kept(block, sublayer) if sublayer else adapter.weights(block, kind)
-                        state = adapter.run_sublayer(block, kind, state, weights, sublayer)
-            return adapter.head(state)  # type: ignore[no-any-return]
-
-    def zeroed(self, plan: Plan) -> Any:
-        """The dense model with the output of lost units set to zero; of lost sublayers all of it."""
-        return zeroed(self.family, self.model, self.adapter, plan)
-
-
-def logits(model: Any, ids: Tensor) -> Tensor:
-    """Full logits without a cache."""
-    with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
-
-
-def cached(model: Any, ids: Tensor, cache: Any, start: int = 9) -> Tensor:
-    """Prefill, then one token at a time."""
-    with torch.inference_mode():
-        output = model(input_ids=ids[:, :start], past_key_values=cache, use_cache=True)
-        found = [output.logits]
-        for i in range(start, ids.shape[1]):
-            step = ids[:, i : i + 1]
-            output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
-            found.append(output.logits)
-    return torch.cat(found, 1)
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """The largest, relative to the largest value where that is above one."""
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1))
-
-
-class FamilyContract:
-    """Block stream, slicing, costs, gone sublayers and decoding of one family."""
+class StreamContract:
+    """Block stream, slicing, costs and gone sublayers of one family."""
 
     @pytest.fixture
     def ids(self, case: Case) -> Tensor:
-        generator = torch.Generator().manual_seed(3)
-        return torch.randint(1, case.adapter.shape.vocabulary, (2, TOKENS), generator=generator)
+        """Token ids, the first of two sentences padded; or pixels."""
+        generator, shape = torch.Generator().manual_seed(3), case.adapter.shape
+        if shape.task == "images":
+            config = case.model.config
+            return torch.randn(
+                2, config.num_channels, config.image_size, config.image_size, generator=generator
+            )
+        ids = torch.randint(2, shape.vocabulary, (2, TOKENS), generator=generator)
+        if shape.task == "sentences":
+            ids[0, 9:] = -1
+        return ids
 
     def test_the_stream_equals_the_stock_model(self, case: Case, ids: Tensor) -> None:
         exact = type(case.adapter)(case.model, exact=True)
@@ -206,7 +112,7 @@ class FamilyContract:
             assert small.config.model_type == (wanted if stock else f"autoprune_{wanted}")
 
     def test_costs_are_those_of_the_model_that_is_built(self, case: Case, ids: Tensor) -> None:
-        costs = AnalyticCosts(case.adapter.shape, TOKENS)
+        costs = AnalyticCosts(case.adapter.shape, case.adapter.shape.tokens or TOKENS)
         for name, plan in case.plans().items():
             small, cost = case.install(plan), plan_cost(plan, costs)
             parameters = sum(p.numel() for p in small.parameters())
@@ -222,18 +128,71 @@ class FamilyContract:
             if case.adapter.shape.experts:
                 small.set_experts_implementation("grouped_mm")
             assert cost["flops"] == counter.get_total_flops(), name
-            cache = DynamicCache(config=small.config)
-            with torch.inference_mode():
-                small(input_ids=ids[:1], past_key_values=cache, use_cache=True)
-            held = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
-            size = sum(layer.keys.nbytes + layer.values.nbytes for layer in held)
-            assert any(g for g, _ in plan.widths()) is False or cost["kv_bytes"] == size, name
+            assert ("kv_bytes" in cost) == (case.adapter.shape.task == "text")
+            if "kv_bytes" in cost and any(g for g, _ in plan.widths()):
+                assert cost["kv_bytes"] == held_bytes(small, ids[:1]), name
 
     def test_a_gone_sublayer_leaves_no_parameter(self, case: Case) -> None:
         for plan in case.plans().values():
             blocks = case.install(plan).get_submodule(case.family.blocks)
             for layer, (groups, width) in zip(blocks, plan.widths(), strict=True):
                 assert bool(list(layer.parameters())) == bool(groups or width)
+
+    def test_it_can_be_trained_further(self, case: Case, ids: Tensor) -> None:
+        small = copy.deepcopy(case.install(case.plans()["gone"])).train()
+        labels = ids if case.adapter.shape.task == "text" else torch.tensor([1, 4])
+        loss = torch.nn.functional.cross_entropy
+        found = small(**inputs(small, ids)).logits
+        loss(found.flatten(0, -2), labels.flatten()).backward()
+        unused = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not [n for n in unused if not n.endswith("k_proj.bias")]  # which moves all scores alike
+
+    def test_attention_weights_give_what_a_pass_gives(self, case: Case, ids: Tensor) -> None:
+        with torch.inference_mode():
+            state, weights = case.adapter.embed(ids), case.adapter.weights(0, "attention")
+            seen = case.adapter.attention(0, state, weights)
+            inner = case.adapter.inner(0, "attention", state, weights)
+            normed = state.hidden
+            if not case.adapter.layout.post_norm:
+                normed = case.adapter.norm(
+                    state.hidden, weights["norm"], weights.get("norm_bias"), case.adapter._eps
+                )
+            values = case.adapter._heads("v", normed, state, weights)
+        values = values.repeat_interleave(seen.shape[1] // values.shape[1], dim=1)
+        assert difference((seen @ values).transpose(1, 2).reshape(inner.shape), inner) <= 1e-5
+
+    def test_buffers_keep_their_precision_in_bfloat16(self, case: Case) -> None:
+        for name in ("full", "gone"):
+            small = case.adapter.install(case.plans()[name], case.kept, torch.bfloat16)
+            assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+            buffers = dict(case.model.named_buffers())
+            assert dict(small.named_buffers()).keys() == buffers.keys()
+            assert all(torch.equal(b, buffers[n]) for n, b in small.named_buffers())
+
+    @pytest.mark.parametrize("ladder", LADDERS)
+    def test_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path, ladder: str) -> None:
+        (groups, width), step = case.full, case.family.step
+        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, step, 5 * step, width)}
+        windows = ids.numpy() if ids.is_floating_point() else ids.numpy().astype(np.int32)
+        recipe = LadderRecipe(windows, 2, ladder=ladder, options=options)
+        folder = ladder_folder(case.adapter, "digest", recipe, Cache(tmp_path))
+        ladders = StoredLadders(case.adapter, folder)
+        dense = logits(case.model, ids)
+        for name in ("full", "mixed"):
+            plan = case.plans()[name]
+            small = case.adapter.install(plan, ladders.weights, torch.float32)
+            with torch.inference_mode():
+                state = case.adapter.embed(ids)
+                for at, sublayer in enumerate(plan.sublayers):
+                    weights = ladders.weights(at // 2, sublayer)
+                    state = case.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
+                found = case.adapter.head(state)
+            assert difference(found, logits(small, ids)) <= 1e-5, name
+            assert (difference(found, dense) <= 1e-5) == (name == "full"), name
+
+
+class FamilyContract(StreamContract):
+    """What holds of decoders besides."""
 
     def test_cached_logits_equal_full_logits(self, case: Case, ids: Tensor) -> None:
         for name, plan in case.plans().items():
@@ -266,12 +225,6 @@ class FamilyContract:
             "positions of padded tokens differ from the stock model's"
         )
 
-    def test_it_can_be_trained_further(self, case: Case, ids: Tensor) -> None:
-        small = copy.deepcopy(case.install(case.plans()["gone"])).train()
-        small(input_ids=ids, labels=ids).loss.backward()
-        unused = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-        assert not [n for n in unused if not n.endswith("k_proj.bias")]  # which moves all scores alike
-
     def test_the_stream_has_the_gradients_of_the_built_model(self, case: Case, ids: Tensor) -> None:
         plan = case.plans()["gone"]
         small = copy.deepcopy(case.install(plan)).requires_grad_(True)
@@ -281,46 +234,6 @@ class FamilyContract:
         ladders: Any = SimpleNamespace(weights=case.kept)
         found = gradients(Supernet(case.adapter, ladders), plan, ids)
         assert sum(float(g.square().sum()) for _, g in found) == pytest.approx(wanted, rel=1e-3)
-
-    def test_attention_weights_give_what_a_pass_gives(self, case: Case, ids: Tensor) -> None:
-        with torch.inference_mode():
-            state, weights = case.adapter.embed(ids), case.adapter.weights(0, "attention")
-            seen = case.adapter.attention(0, state, weights)
-            inner = case.adapter.inner(0, "attention", state, weights)
-            normed = case.adapter.norm(
-                state.hidden, weights["norm"], weights.get("norm_bias"), case.adapter._eps
-            )
-            values = case.adapter._heads("v", normed, state, weights)
-        values = values.repeat_interleave(seen.shape[1] // values.shape[1], dim=1)
-        assert difference((seen @ values).transpose(1, 2).reshape(inner.shape), inner) <= 1e-5
-
-    def test_buffers_keep_their_precision_in_bfloat16(self, case: Case) -> None:
-        for name in ("full", "gone"):
-            small = case.adapter.install(case.plans()[name], case.kept, torch.bfloat16)
-            assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
-            buffers = dict(case.model.named_buffers())
-            assert dict(small.named_buffers()).keys() == buffers.keys()
-            assert all(torch.equal(b, buffers[n]) for n, b in small.named_buffers())
-
-    @pytest.mark.parametrize("ladder", LADDERS)
-    def test_ladders_hold_every_option(self, case: Case, ids: Tensor, tmp_path: Path, ladder: str) -> None:
-        (groups, width), step = case.full, case.family.step
-        options = {"kv_groups": tuple(range(groups + 1)), "width": (0, step, 5 * step, width)}
-        recipe = LadderRecipe(ids.numpy().astype(np.int32), 2, ladder=ladder, options=options)
-        folder = ladder_folder(case.adapter, "digest", recipe, Cache(tmp_path))
-        ladders = StoredLadders(case.adapter, folder)
-        dense = logits(case.model, ids)
-        for name in ("full", "mixed"):
-            plan = case.plans()[name]
-            small = case.adapter.install(plan, ladders.weights, torch.float32)
-            with torch.inference_mode():
-                state = case.adapter.embed(ids)
-                for at, sublayer in enumerate(plan.sublayers):
-                    weights = ladders.weights(at // 2, sublayer)
-                    state = case.adapter.run_sublayer(at // 2, sublayer.kind, state, weights)
-                found = case.adapter.head(state)
-            assert difference(found, logits(small, ids)) <= 1e-5, name
-            assert (difference(found, dense) <= 1e-5) == (name == "full"), name
 
     def test_it_can_be_timed(self, case: Case) -> None:
         work = Workload(prefill_tokens=8, context=8, decode_steps=2, rounds=5)

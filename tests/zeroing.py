@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoprune.models.layout import Modules
 from autoprune.space import KINDS, Plan
 from tests.families import Family
 
@@ -23,6 +24,8 @@ def zeroed(family: Family, model: Any, adapter: Any, plan: Plan) -> Any:
             with torch.no_grad():
                 for path in family.out[kind].split(","):
                     _zero(attrgetter(path)(layer), count, kept)
+            if not kept and adapter.layout.post_norm:
+                _unnormed(layer, adapter.layout.modules(kind))
             if kind == "attention" and family.whole_norms:
                 _see_kept(layer.self_attn, count, kept)
     return twin
@@ -40,6 +43,12 @@ def _zero(out: Any, count: int, kept: int) -> None:
     columns[: len(columns) // count * (count - kept)] = 0
     if not kept and out.bias is not None:
         out.bias.zero_()
+
+
+def _unnormed(layer: Any, modules: Modules) -> None:
+    """A norm after the residual goes with its sublayer."""
+    owner, _, name = next(path for path, names in modules.items() if names == ("norm",)).rpartition(".")
+    setattr(layer.get_submodule(owner), name, torch.nn.Identity())
 
 
 def _see_kept(attention: Any, count: int, kept: int) -> None:

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "joint",
     "cache",
     "criteria",
+    "tokens",
 )  # modules of this package with a `main(args)`
 
 

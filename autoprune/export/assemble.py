@@ -18,7 +18,7 @@ from autoprune.export.packed import masks
 from autoprune.kv_policy import KVPolicy, policy_of
 from autoprune.models.decoder import Decoder
 from autoprune.shape import EXPERT_MULTIPLE
-from autoprune.space import KINDS, Kind, Plan, SublayerPlan
+from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, token_keep
 
 Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
 """(block, what the sublayer keeps) -> its tensors by short name; never called for a sublayer that is gone.
@@ -50,6 +50,8 @@ def plain_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig | None:
     sizes, layout = _sizes(adapter, plan), adapter.layout
     if any(s.gone for s in plan.sublayers) or any(s != sizes[0] for s in sizes) or _cuts(plan):
         return None
+    if any(token_keep(s) for s in plan.sublayers):
+        return None
     wanted = dict(sizes[0])
     if layout.fixed_heads and wanted.pop(layout.heads) != adapter.shape.heads:
         return None
@@ -64,10 +66,14 @@ def mixed_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig:
     sizes, dense = _sizes(adapter, plan), _dense_sizes(adapter)
     common = {name: _commonest([s[name] for s in sizes if name in s]) or dense[name] for name in dense}
     blocks: dict[int, dict[str, Any]] = {}
+    rules = {keep[0] for s in plan.sublayers if (keep := token_keep(s))}
+    common |= {f"{KEEP}{rule}": 100 for rule in rules}
     for i, own in enumerate(sizes):
         blocks[i] = dict(own)
         if skip := [_SKIP[kind] for kind in KINDS if plan.at(i, kind).gone]:
             blocks[i]["skip"] = skip
+        if keep := token_keep(plan.at(i, "attention")):
+            blocks[i][f"{KEEP}{keep[0]}"] = keep[1]
     for i, policy in _cuts(plan).items():
         blocks[i]["kv_cache"] = {"policy": policy.name, **asdict(policy)}
     family = adapter.layout.mixed.config_class
@@ -99,7 +105,8 @@ def build(
         owner, _, short = name.rpartition(".")
         source = buffers.get(f"{owner}.original_{short}", buffers[name])
         setattr(small.get_submodule(owner), short, source.clone())
-    small.generation_config = _generation(dense)
+    if dense.can_generate():
+        small.generation_config = _generation(dense)
     assembled: PreTrainedModel = small.eval()
     return assembled
 

@@ -10,6 +10,11 @@ from autoprune.merging import MERGE
 from autoprune.space import KINDS, Plan, is_mask
 
 _SPLITS = ("calibration", "fitness", "selection", "test", "train")
+_TASKS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForImageClassification": "image-classification",
+}
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TITLES = {"kv_groups": "KV groups", "width": "FFN width"}
 _TITLES |= {"experts": "experts", "experts_per_token": "experts per token", MERGE: "merged"}
@@ -52,13 +57,15 @@ def model_card(
     heterogeneous: bool,
     recovered: str = "",
     masked: str = "",
+    auto: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
 
-    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored.
+    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored;
+    `auto` is transformers' class that loads the checkpoint.
     """
     parts = [
-        _header(source),
+        _header(source, auto),
         f"# {_short(source)}, compressed by autoprune",
         f"A structurally smaller version of `{_short(source)}`: what is not listed below is physically gone.",
         "## What was kept",
@@ -70,7 +77,8 @@ def model_card(
         parts += ["## Figures", _figures(figures)]
     if recovered:
         parts += ["## Recovered", recovered]
-    parts += ["## How to load it", (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)]
+    loading = (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)
+    parts += ["## How to load it", loading.replace("AutoModelForCausalLM", auto)]
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
     return "\n\n".join(parts) + "\n"
@@ -89,9 +97,9 @@ def masks_section(matrices: int, dense: int, packed: int) -> str:
     )
 
 
-def _header(source: str) -> str:
+def _header(source: str, auto: str) -> str:
     """A path is no model id, and hubs refuse it as `base_model`."""
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {_TASKS[auto]}"]
     if _MODEL_ID.fullmatch(source):
         lines.append(f"base_model: {json.dumps(source)}")
     return "\n".join([*lines, "tags:", "- autoprune", "- pruning", "---"])

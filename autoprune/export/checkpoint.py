@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
 from autoprune.export.modeling import (
     modeling_autoprune,
     modeling_autoprune_cache,
+    modeling_autoprune_encoder,
     modeling_autoprune_policies,
 )
 from autoprune.export.packed import save_packed
 from autoprune.models import FAMILIES, family_class
+from autoprune.models.load import auto_class
 from autoprune.pruning.masks.packing import Packed
 from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
@@ -36,11 +38,11 @@ def register(*mixed: Any) -> None:
     Without arguments those of all built-in families.
     """
     for family in mixed or [family_class(name).layout.mixed for name in FAMILIES]:
-        config = family.config_class
+        config, auto = family.config_class, auto_class([family.__name__])
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForCausalLM.register(config, family, exist_ok=True)
+        auto.register(config, family, exist_ok=True)
         config.register_for_auto_class(AutoConfig.__name__)
-        family.register_for_auto_class(AutoModelForCausalLM.__name__)
+        family.register_for_auto_class(auto.__name__)
 
 
 def check_destination(to: Path) -> Path:
@@ -101,7 +103,7 @@ def save_checkpoint(
 def _write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, card: str, plan: Plan
 ) -> None:
-    if isinstance(model, modeling_autoprune.MixedForCausalLM):
+    if isinstance(model, (modeling_autoprune.MixedForCausalLM, modeling_autoprune_encoder.MixedEncoder)):
         register(type(model))
     model.save_pretrained(folder)
     _make_self_contained(folder)
@@ -131,9 +133,9 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
     if not (folder / "config.json").is_file():
         raise UnsupportedModelError(f"{folder} holds no checkpoint: it has no config.json")
     try:
-        _register_family(folder)
+        architectures = _register_family(folder)
         wanted: Any = {"dtype": dtype or "auto", "local_files_only": True}
-        found: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
+        found: Any = auto_class(architectures).from_pretrained(folder, **wanted)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnsupportedModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     loaded: PreTrainedModel = found.eval()
@@ -145,9 +147,13 @@ def family_of(model_type: str) -> str:
     return model_type.removeprefix(PREFIX)
 
 
-def _register_family(folder: Path) -> None:
-    """Where the checkpoint is a mixed one of a built-in family."""
-    model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+def _register_family(folder: Path) -> list[str]:
+    """Where the checkpoint is a mixed one of a built-in family; returns the architectures that it names."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_type, architectures = str(config.get("model_type", "")), list(config.get("architectures") or ())
     family = family_of(model_type)
     if family != model_type and family in FAMILIES:
-        register(family_class(family).layout.mixed)
+        layouts = family_class(family).layouts()
+        named = [layout.mixed for layout in layouts if layout.mixed.__name__ in architectures]
+        register(*(named or [layouts[0].mixed]))
+    return architectures

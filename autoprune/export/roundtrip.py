@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from autoprune.forward import logits_of
 LOGIT_TOLERANCE = 1e-4
 CACHED_TOLERANCE = 1e-3
 SIZE_TOLERANCE = 0.01
+Probe = Tensor | Mapping[str, Tensor]
 SIZE_SLACK = 64 * 1024  # bytes of safetensors headers
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Figures of a round trip that passed; `expected_bytes` is that of the tensors."""
+    """Figures of a round trip that passed; `expected_bytes` is that of the tensors. A classifier has no cache."""
 
     max_logit_difference: float
     cached_difference: float
@@ -41,17 +42,19 @@ class RoundTrip:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What the fresh process saw: logits [B, T, V], those of the last positions with a cache, parameters, and
-    the module that the model's class came from."""
+    """What the fresh process saw: logits, those of the last positions with a cache (none of a classifier),
+    parameters, and the module that the model's class came from."""
 
     full: Tensor
-    cached: Tensor
+    cached: Tensor | None
     parameters: int
     module: str
 
 
-def prove(model: PreTrainedModel, folder: Path, ids: Tensor, expected_parameters: int) -> RoundTrip:
+def prove(model: PreTrainedModel, folder: Path, ids: Probe, expected_parameters: int) -> RoundTrip:
     """Reload `folder` in a fresh process and hold it against `model` on ids [B, T >= 2], in fp32 on the CPU.
+
+    A classifier is given what its forward takes, by name.
 
     Raises ExportError naming the figure that is off: logits, logits with a cache, parameters (tied weights
     count once) or the size of the weight files.
@@ -59,24 +62,25 @@ def prove(model: PreTrainedModel, folder: Path, ids: Tensor, expected_parameters
     return judge(model, folder, ids, expected_parameters, reload([folder], ids)[0])
 
 
-def reload(folders: Sequence[Path], ids: Tensor) -> list[Reloaded]:
+def reload(folders: Sequence[Path], ids: Probe) -> list[Reloaded]:
     """Run checkpoints in one fresh process that has transformers but not autoprune; raises ExportError."""
-    if ids.ndim != 2 or ids.shape[1] < 2:
+    if isinstance(ids, Tensor) and (ids.ndim != 2 or ids.shape[1] < 2):
         raise ExportError(f"a round trip needs ids of shape [batch, at least 2], not {list(ids.shape)}")
+    probe = {"ids": ids} if isinstance(ids, Tensor) else ids
     with tempfile.TemporaryDirectory(prefix="autoprune-roundtrip-") as place:
-        save_file({"ids": ids.cpu().contiguous()}, Path(place) / "ids.safetensors")
+        save_file({n: t.cpu().contiguous() for n, t in probe.items()}, Path(place) / "ids.safetensors")
         _spawn([str(Path(folder).resolve()) for folder in folders], place)
         return [_read(Path(place) / f"{index}.safetensors") for index in range(len(folders))]
 
 
 def judge(
-    model: PreTrainedModel, folder: Path, ids: Tensor, expected_parameters: int, seen: Reloaded
+    model: PreTrainedModel, folder: Path, ids: Probe, expected_parameters: int, seen: Reloaded
 ) -> RoundTrip:
     """Compare what the fresh process saw with `model`; raises ExportError naming the figure that is off."""
-    want, cached = _logits(model, ids, seen.cached.shape[1])
+    want, cached = _logits(model, ids, 0 if seen.cached is None else seen.cached.shape[1])
     trip = RoundTrip(
         max_logit_difference=_difference(seen.full, want),
-        cached_difference=_difference(seen.cached, cached),
+        cached_difference=0.0 if seen.cached is None else _difference(seen.cached, cached),
         parameters=seen.parameters,
         file_bytes=sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
         expected_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -116,14 +120,15 @@ def _spawn(folders: list[str], place: str) -> None:
 def _read(file: Path) -> Reloaded:
     with safe_open(file, framework="pt") as opened:
         facts = opened.metadata()
-        full, cached = opened.get_tensor("full"), opened.get_tensor("cached")
+        full = opened.get_tensor("full")
+        cached = opened.get_tensor("cached") if "cached" in opened.keys() else None  # noqa: SIM118 - no dict
         return Reloaded(full, cached, int(facts["parameters"]), facts["module"])
 
 
-def _logits(model: PreTrainedModel, ids: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """[B, T, V] without and the last `steps` with a cache, in float32 on the CPU, of a copy where need be.
+def _logits(model: PreTrainedModel, ids: Probe, steps: int) -> tuple[Tensor, Tensor]:
+    """Logits without and the last `steps` with a cache, in float32 on the CPU, of a copy where need be.
 
-    With a cache that keeps everything they are the same.
+    With a cache that keeps everything they are the same, and of a classifier, which has none.
     """
     parameters = list(model.parameters())
     exact = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
@@ -131,6 +136,9 @@ def _logits(model: PreTrainedModel, ids: Tensor, steps: int) -> tuple[Tensor, Te
     if reference is not model:
         reference.to("cpu", torch.float32).eval()
     with torch.inference_mode():
+        if not isinstance(ids, Tensor):
+            found: Tensor = reference(**{name: tensor.cpu() for name, tensor in ids.items()}).logits
+            return found, found
         logits: Tensor = reference(ids.cpu(), use_cache=False).logits
         cuts = isinstance(reference.config, MixedConfig) and reference.config.cuts()
         decoded = logits_of(reference, ids, ids.shape[1] - steps + 1) if cuts else logits

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from autoprune.models.base import Adapter
 
 FAMILIES = {  # config.model_type, also the name of the module -> adapter
+    "bert": "BertAdapter",
+    "deit": "DeiTAdapter",
+    "distilbert": "DistilBertAdapter",
     "gemma": "GemmaAdapter",
     "gpt2": "GPT2Adapter",
     "llama": "LlamaAdapter",
@@ -23,6 +26,8 @@ FAMILIES = {  # config.model_type, also the name of the module -> adapter
     "qwen2_moe": "Qwen2MoeAdapter",
     "qwen3": "Qwen3Adapter",
     "qwen3_moe": "Qwen3MoeAdapter",
+    "roberta": "RobertaAdapter",
+    "vit": "ViTAdapter",
 }
 
 

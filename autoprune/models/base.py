@@ -67,7 +67,10 @@ class Adapter(Protocol):
     prompt_len: int | None  # of the states that `embed` makes
 
     def embed(self, ids: Tensor) -> State:
-        """Token ids [B, T] to the state before block 0."""
+        """Token ids [B, T] (negative at padding) or pixels [B, C, H, W] to the state before block 0."""
+
+    def inputs(self, ids: Tensor) -> dict[str, Any]:
+        """What the stock model is called with, for the same."""
 
     def entering(self, block: int, kind: Kind, state: State, weights: Weights) -> Tensor:
         """What enters the sublayer's first matrices, [B, T, d]."""
@@ -85,8 +88,13 @@ class Adapter(Protocol):
         `plan` holds what weights do not say, such as experts per token; None: as in the dense model.
         """
 
+    def summed(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tensor:
+        """The residual plus what the sublayer adds to it, [B, T, d], before any norm that follows."""
+
     def head(self, state: State) -> Tensor:
-        """Logits [B, T, vocabulary]."""
+        """Logits [B, T, vocabulary], or [B, classes] of a classifier."""
 
     def weights(self, block: int, kind: Kind) -> Weights:
         """The dense model's own weights of a sublayer, by the names `units` uses."""

@@ -50,6 +50,11 @@ class Decoder:
         self._dense = [{kind: layout.read(block, kind, rows) for kind in KINDS} for block in blocks]
         self.shape = self._counted(self.shape)
 
+    @classmethod
+    def layouts(cls) -> tuple[Layout, ...]:
+        """The layouts of all classes of the family that it runs."""
+        return (cls.layout,)
+
     def check(self, config: Any) -> None:
         """Raise UnsupportedModelError for a variant of the family that this adapter would get wrong."""
 
@@ -76,6 +81,10 @@ class Decoder:
         """The normed hidden states [B, T, d]: what q, k, v or gate and up see."""
         return self.norm(state.hidden, weights["norm"], weights.get("norm_bias"), self._eps)
 
+    def inputs(self, ids: Tensor) -> dict[str, Any]:
+        """What the stock model is called with."""
+        return {"input_ids": ids, "use_cache": False}
+
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> Tensor:
@@ -92,9 +101,15 @@ class Decoder:
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> State:
         """Residual plus the sublayer's output; the input state stays as it was."""
+        return replace(state, hidden=self.summed(block, kind, state, weights, plan))
+
+    def summed(
+        self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
+    ) -> Tensor:
+        """The residual plus what the sublayer adds to it, [B, T, d]."""
         name = "o" if kind == "attention" else "down"
         out = self._apply(name, self.inner(block, kind, state, weights, plan), weights)
-        return replace(state, hidden=out.add_(state.hidden))
+        return out.add_(state.hidden)
 
     def head(self, state: State) -> Tensor:
         """Logits [B, T, V] after the final norm."""

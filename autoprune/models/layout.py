@@ -58,6 +58,8 @@ class Layout:
     stacked: Modules = field(default_factory=dict)  # parameters of an FFN that hold a matrix of every expert
     experts: str | None = None  # the settings of a block's experts, and of those that a token uses
     experts_per_token: str | None = None
+    auto: str = "AutoModelForCausalLM"  # transformers' class that finds both
+    post_norm: bool = False  # a sublayer's norm follows the sum with the residual
 
     def modules(self, kind: Kind) -> Modules:
         """The modules of a sublayer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,25 @@ import torch
 
 from autoprune.errors import UnsupportedModelError, nearest
 from autoprune.models import check_family
+from autoprune.models.preparation import Preparation
 from autoprune.zoo import built_in, folder_of
 
-WANTED = "name a built-in model, the folder of a transformers causal language model, or a hub id OWNER/NAME"
+WANTED = (
+    "name a built-in model, the folder of a transformers causal language model (or classifier), or a hub id"
+)
+AUTO = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
+}
+READS = {  # families that have no causal language model, or are taken for classifiers
+    **dict.fromkeys(("bert", "roberta", "distilbert"), "ForSequenceClassification"),
+    **dict.fromkeys(("vit", "deit"), "ForImageClassification"),
+}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in fp32 with its tokenizer, the dtype of its checkpoint and a digest of its files."""
+    """A model in fp32, its tokenizer (or `Preparation` of images), its checkpoint's dtype, a digest of its files."""
 
     name: str
     source: str  # folder or hub id that transformers loads
@@ -33,11 +45,11 @@ class Loaded:
 def load_model(name: str, trust_remote_code: bool = False, any_family: bool = False) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
 
-    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is no causal language model, or
-    (unless `any_family`) is of a family without adapter.
+    Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is neither a causal language
+    model nor a classifier, or (unless `any_family`) is of a family without adapter.
     """
     source = _resolve(name)
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.utils import logging as hf_logging
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -46,7 +58,7 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if not any_family:
             check_family(config.model_type)
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = auto_class(config.architectures or (), config.model_type).from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
@@ -63,7 +75,19 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     model.checkpoint_dtype = dtype
     model.eval().requires_grad_(False)
-    return Loaded(name, source, model, _tokenizer(source), dtype, _digest(source, model))
+    images = model.main_input_name == "pixel_values"
+    reads = Preparation.of(source) if images else _tokenizer(source)
+    return Loaded(name, source, model, reads, dtype, _digest(source, model))
+
+
+def auto_class(architectures: Sequence[str], model_type: str = "") -> Any:
+    """Transformers' class that finds the model's, from the classes that its config names, or from its family."""
+    import transformers
+
+    named = [a for ending, a in AUTO.items() if any(ending in name for name in architectures)]
+    if model_type in READS:
+        named = [AUTO[READS[model_type]]]
+    return getattr(transformers, named[0] if named else "AutoModelForCausalLM")
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:

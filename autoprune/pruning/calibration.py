@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from autoprune.data import Windows, as_tensor
 from autoprune.models.base import Adapter, State, Weights
 from autoprune.pruning.ladders import OUTPUT
 from autoprune.pruning.moments import Moments
@@ -18,16 +16,16 @@ Progress = Callable[[int, int], None]
 
 
 class Stream:
-    """Calibration windows [N, T] on their way through the model, in chunks of `sequences` windows.
+    """Calibration windows on their way through the model, in chunks of `sequences` windows.
 
     Two streams run side by side: the dense model's, and the reference's, whose sublayers may be compressed. As long as
     nothing was compressed they are one.
     """
 
-    def __init__(self, adapter: Adapter, windows: NDArray[np.int32], sequences: int) -> None:
+    def __init__(self, adapter: Adapter, windows: Windows, sequences: int) -> None:
         self._adapter = adapter
         starts = range(0, len(windows), sequences)
-        ids = [torch.from_numpy(windows[s : s + sequences].astype(np.int64)) for s in starts]
+        ids = [as_tensor(windows[s : s + sequences]) for s in starts]
         self._dense: list[State] = [adapter.embed(chunk) for chunk in ids]
         self._reference = self._dense
 
@@ -42,12 +40,16 @@ class Stream:
         found = Moments.zeros(output.shape[1], output.shape[0])
         for dense, state in zip(self._dense, self._reference, strict=True):
             inner = self._adapter.inner(block, kind, state, weights)
-            found.add(inner, self._missing(block, kind, dense, state, weights) if follow else None)
+            missing = self._missing(block, kind, dense, state, weights) if follow else None
+            if state.valid is not None:  # padding says nothing about the text
+                inner = inner[state.valid]
+                missing = None if missing is None else missing[state.valid]
+            found.add(inner, missing)
         cross = found.cross if follow else found.second @ output.double().t()
         return Moments(found.second, cross, found.total)
 
     def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
-        wanted = self._adapter.run_sublayer(block, kind, dense, weights).hidden - state.hidden
+        wanted = self._adapter.summed(block, kind, dense, weights) - state.hidden
         bias = weights.get(f"{OUTPUT[kind]}_bias")
         return wanted if bias is None else wanted - bias
 

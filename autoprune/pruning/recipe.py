@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.data import Windows
 from autoprune.space import Kind, Plan
 
 LADDERS = ("refit", "nested")
@@ -21,14 +21,14 @@ EXPERT_CRITERION = "activation"  # unless told otherwise
 class LadderRecipe:
     """How ladders are built.
 
-    windows [N, T]: calibration token ids; sequences: windows in a chunk; options: the options of each plan setting;
+    windows: of *calibration*, as `Corpus.windows` holds them; sequences: windows in a chunk; options: of each setting;
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
     (refit only), the full option too; expert_criterion and seed: how experts are ranked, None where there are none.
     """
 
-    windows: NDArray[np.int32]
+    windows: Windows
     sequences: int
     ladder: str = "refit"
     criterion: str = "obs"
@@ -55,7 +55,7 @@ class LadderRecipe:
         rebuilt = {"sites": {k: list(v) for k, v in sorted(self.sites.items())}, "follow": self.follow}
         return {
             **(rebuilt if refit and (self.sites or self.follow) else {}),
-            "calibration": hashlib.sha256(self.windows.astype(np.int32).tobytes()).hexdigest(),
+            "calibration": hashlib.sha256(np.ascontiguousarray(self.windows).tobytes()).hexdigest(),
             "shape": list(self.windows.shape),
             "sequences": self.sequences,
             "ladder": self.ladder,

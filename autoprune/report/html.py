@@ -24,6 +24,7 @@ from autoprune.report.rows import (
     number,
     quality,
     quality_label,
+    size_column,
     uniform,
     word,
 )
@@ -161,7 +162,7 @@ def _table(frame: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Cell]]]
     """Heads and (kind, cells) of dense, then of all rows by falling size; columns never measured are left out."""
     first = dense(frame)
     body = pd.concat([uniform(frame), front(frame)]).sort_values(
-        "params_ratio", ascending=False, kind="stable"
+        size_column(frame), ascending=False, kind="stable"
     )
     ordered = body if first is None else pd.concat([first.to_frame().T, body])
     lines = [(word(row, "name").split("@")[0], _cells(row, frame)) for _, row in ordered.iterrows()]
@@ -175,7 +176,7 @@ def _table(frame: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Cell]]]
 def _cells(row: pd.Series, frame: pd.DataFrame) -> list[Cell]:
     """One line of the table: see `_heads`."""
     ours, name, key = number(row, quality(frame)), word(row, "name"), word(row, "key")
-    baseline = beside(frame, number(row, "params_ratio")) if name.startswith("front") else None
+    baseline = beside(frame, number(row, size_column(frame))) if name.startswith("front") else None
     delta = change(ours, baseline[1]) if baseline else None
     against = f"{text.kl(baseline[1])} at {text.ratio(baseline[0])}" if baseline else ""
     perplexity = number(row, "perplexity_test")

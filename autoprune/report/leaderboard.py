@@ -27,6 +27,7 @@ from autoprune.report.rows import (
     number,
     quality,
     quality_label,
+    size_column,
     spread,
     uniform,
     word,
@@ -87,13 +88,13 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 def _cells(row: pd.Series, frame: pd.DataFrame) -> list[str]:
     """One line of the table: see `_heads`."""
     column = quality(frame)
-    size, ours = number(row, "params_ratio"), number(row, column)
+    size, ours = number(row, size_column(frame)), number(row, column)
     baseline = beside(frame, size) if word(row, "name").startswith("front") else None
     return [
         word(row, "name"),
         text.ratio(size),
         text.kl(ours),
-        text.digits(number(row, "perplexity_test")),
+        text.digits(number(row, _further(frame)[1])),
         f"{text.kl(baseline[1])} @{baseline[0]:.2f}" if baseline else text.MISSING,
         text.percent(change(ours, baseline[1])) if baseline else text.MISSING,
         text.ratio(number(row, "prefill_ratio")),
@@ -110,15 +111,22 @@ def _cuts_caches(frame: pd.DataFrame) -> bool:
 
 def _heads(frame: pd.DataFrame) -> list[str]:
     label = quality_label(quality(frame))
-    heads = ["model", "params", label, "perplexity", "uniform KL", "change", "prefill", "decode", "key"]
+    size = size_column(frame).removesuffix("_ratio")
+    heads = ["model", size, label, _further(frame)[0], "uniform KL", "change", "prefill", "decode", "key"]
     return [*heads, *(["kv"] if _cuts_caches(frame) else [])]
+
+
+def _further(frame: pd.DataFrame) -> tuple[str, str]:
+    """Head and column of what is shown beside the KL: `accuracy` of a classifier, else `perplexity`."""
+    labelled = "accuracy_test" in frame and frame["accuracy_test"].notna().any()
+    return ("accuracy", "accuracy_test") if labelled else ("perplexity", "perplexity_test")
 
 
 def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
     first = dense(frame)
     body = pd.concat([uniform(frame), spread(front(frame), limit)])
-    body = body.sort_values(["params_ratio", "kv_ratio"], ascending=False, kind="stable")
+    body = body.sort_values([size_column(frame), "kv_ratio"], ascending=False, kind="stable")
     return body if first is None else pd.concat([first.to_frame().T, body])
 
 

@@ -54,8 +54,14 @@ def front(rows: pd.DataFrame) -> pd.DataFrame:
     return _sorted(rows[rows["name"].astype(str).str.startswith("front")])
 
 
+def size_column(rows: pd.DataFrame) -> str:
+    """The column by which sizes are compared: `params_ratio`, or `flops_ratio` where no row has fewer parameters."""
+    same = rows["params_ratio"].eq(1).all() and "flops_ratio" in rows and rows["flops_ratio"].lt(1).any()
+    return "flops_ratio" if same else "params_ratio"
+
+
 def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values("params_ratio", ascending=False, kind="stable")
+    return rows.sort_values(size_column(rows), ascending=False, kind="stable")
 
 
 def spread(rows: pd.DataFrame, limit: int) -> pd.DataFrame:

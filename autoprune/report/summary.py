@@ -17,6 +17,7 @@ from autoprune.report.rows import (
     number,
     quality,
     quality_label,
+    size_column,
     uniform,
     word,
 )
@@ -29,24 +30,25 @@ Verdict = Literal["faster", "slower", "not told apart", "no interval"]
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """Per uniform row, largest first, the largest front point that is no larger, and the KL reduction in per cent.
 
-    Sizes are the rows' own `params_ratio`, not the nominal one in the name. Columns: `uniform, uniform_ratio,
+    Sizes are the rows' own (see `size_column`), not the nominal one in the name. Columns: `uniform, uniform_ratio,
     uniform_kl, front_ratio, front_kl, key, reduction` (positive when the front is better); NaN where not measured.
     """
     frame = complete(rows)
     column = quality(frame)
-    points = front(frame).dropna(subset=["params_ratio", column])
+    measure = size_column(frame)
+    points = front(frame).dropna(subset=[measure, column])
     records = []
     for _, row in uniform(frame).iterrows():
-        within = points[points["params_ratio"] <= row["params_ratio"] + 1e-9]
+        within = points[points[measure] <= row[measure] + 1e-9]
         best = within.iloc[0] if len(within) else None
         theirs, ours = number(row, column), number(best, column)
         known = theirs is not None and ours is not None and theirs > 0
         records.append(
             {
                 "uniform": word(row, "name"),
-                "uniform_ratio": row["params_ratio"],
+                "uniform_ratio": row[measure],
                 "uniform_kl": theirs,
-                "front_ratio": number(best, "params_ratio"),
+                "front_ratio": number(best, measure),
                 "front_kl": ours,
                 "key": word(best, "key"),
                 "reduction": 100 * (1 - ours / theirs) if known else None,  # type: ignore[operator]
@@ -59,14 +61,15 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(rows: pd.DataFrame, size: float | None) -> tuple[float, float] | None:
-    """(params ratio, KL) of the smallest uniform row that is not smaller than `size` by more than `SAME_SIZE`.
+    """(size, KL) of the smallest uniform row that is not smaller than `size` by more than `SAME_SIZE`.
 
     Never a clearly smaller one, so that a change against it is not flattered.
     """
     column = quality(rows)
-    known = uniform(rows).dropna(subset=["params_ratio", column])
-    hits = known[known["params_ratio"] >= (np.inf if size is None else size) - SAME_SIZE]
-    return None if hits.empty else (float(hits.iloc[-1]["params_ratio"]), float(hits.iloc[-1][column]))
+    measure = size_column(rows)
+    known = uniform(rows).dropna(subset=[measure, column])
+    hits = known[known[measure] >= (np.inf if size is None else size) - SAME_SIZE]
+    return None if hits.empty else (float(hits.iloc[-1][measure]), float(hits.iloc[-1][column]))
 
 
 def change(ours: float | None, theirs: float | None) -> float | None:
@@ -117,14 +120,15 @@ def latency_claim(row: pd.Series, reference: pd.Series | None, phase: str) -> st
 def headline_point(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series | None] | None:
     """The front point the headline speaks of, beside the uniform row nearest to half the block parameters."""
     frame = complete(rows)
-    points = front(frame).dropna(subset=["params_ratio", quality(frame)])
+    measure = size_column(frame)
+    points = front(frame).dropna(subset=[measure, quality(frame)])
     if points.empty:
         return None
     known = comparison(frame).dropna(subset=["reduction"])
     if known.empty:
-        return points.loc[(points["params_ratio"] - HEADLINE).abs().idxmin()], None
+        return points.loc[(points[measure] - HEADLINE).abs().idxmin()], None
     pair = known.loc[(known["uniform_ratio"] - HEADLINE).abs().idxmin()]
-    ours = points[points["params_ratio"] <= pair["uniform_ratio"] + 1e-9].iloc[0]
+    ours = points[points[measure] <= pair["uniform_ratio"] + 1e-9].iloc[0]
     return ours, frame[frame["name"] == pair["uniform"]].iloc[0]
 
 
@@ -134,14 +138,13 @@ def headline(rows: pd.DataFrame) -> str:
     pair = headline_point(frame)
     if pair is None:
         return "No point of the front has been scored yet."
-    column, (ours, theirs) = quality(frame), pair
+    column, measure, (ours, theirs) = quality(frame), size_column(frame), pair
+    what = "FLOPs" if measure == "flops_ratio" else "block parameters"
     label = quality_label(column)
-    parts = [
-        f"{text.ratio(number(ours, 'params_ratio'))} of the block parameters: {label} {text.kl(ours[column])}"
-    ]
+    parts = [f"{text.ratio(number(ours, measure))} of the {what}: {label} {text.kl(ours[column])}"]
     if theirs is not None:
-        same = abs(ours["params_ratio"] - theirs["params_ratio"]) < 0.005
-        size = "the same size" if same else text.ratio(theirs["params_ratio"])
+        same = abs(ours[measure] - theirs[measure]) < 0.005
+        size = "the same size" if same else text.ratio(theirs[measure])
         parts[0] += f", against {text.kl(theirs[column])} for uniform at {size}"
     claims = [latency_claim(ours, dense(frame), phase) for phase in PHASES]
     return "; ".join([*parts, *(c for c in claims if c)]) + "."

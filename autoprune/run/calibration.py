@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autoprune.data import Corpus
+from autoprune.data import Corpus, Windows
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
@@ -83,7 +82,7 @@ def _expert_criterion(name: str | None, shape: Shape) -> str | None:
     return (name or EXPERT_CRITERION) if shape.experts else None
 
 
-def _windows(cfg: DictConfig, corpus: Corpus) -> NDArray[np.int32]:
+def _windows(cfg: DictConfig, corpus: Corpus) -> Windows:
     """Windows of the calibration split, in an order that the seed decides; DataError when there are too few."""
     windows, wanted = corpus.windows(Split.CALIBRATION), cfg.calibration.tokens
     count = max(1, int(TOKENS if wanted is None else wanted) // int(cfg.window))

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-import torch
 
+from autoprune.data import as_tensor
 from autoprune.errors import SettingError
 from autoprune.objective import Split
 from autoprune.pruning.streaming import StreamingLadders
@@ -25,7 +24,7 @@ from autoprune.run.supernets import parts_with
 from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
-    from autoprune.export.roundtrip import RoundTrip
+    from autoprune.export.roundtrip import Probe, RoundTrip
     from autoprune.pruning.masks.packing import Packed
     from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 SHOWN = (
     *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "bytes_ratio"),
     *("prefill_ratio", "decode_ratio"),
-    *("kl_test", "perplexity_test"),
+    *("kl_test", "perplexity_test", "accuracy_test", "macro_f1_test", "calibration_error_test"),
 )
 TOKENS = 48  # length of the round trip's probe
 
@@ -118,6 +117,7 @@ def _card(
     packed: Mapping[str, Packed],
 ) -> str:
     from autoprune.export.card import masks_section, model_card
+    from autoprune.models.load import auto_class
 
     whole = sum(p.rows * p.columns * p.tensors["values"].element_size() for p in packed.values())
     stored = sum(p.bytes for p in packed.values())
@@ -131,6 +131,7 @@ def _card(
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
         recovered="" if outcome is None else section(outcome),
         masked=masks_section(len(packed), whole, stored) if packed else "",
+        auto=auto_class(model.config.architectures or [type(model).__name__]).__name__,
     )
 
 
@@ -167,7 +168,9 @@ def _analytic(run: Run) -> Any:
     return AnalyticCosts(run.parts.adapter.shape, int(run.cfg.window))
 
 
-def _probe(run: Run) -> torch.Tensor:
-    cut = getattr(run.parts.adapter, "prompt_len", None) is not None  # then the cache has to overflow
-    rows = run.parts.corpus.windows(Split.SELECTION)[:2, : None if cut else TOKENS]
-    return torch.from_numpy(rows.astype(np.int64))
+def _probe(run: Run) -> Probe:
+    windows, adapter = run.parts.corpus.windows(Split.SELECTION)[:2], run.parts.adapter
+    if adapter.shape.task != "text":
+        return adapter.inputs(as_tensor(windows))
+    cut = getattr(adapter, "prompt_len", None) is not None  # then the cache has to overflow
+    return as_tensor(windows[:, : None if cut else TOKENS])

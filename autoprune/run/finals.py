@@ -23,7 +23,16 @@ Scores = dict[str, dict[str, float]]  # metrics by finalist's name
 CHUNK = 8  # plans scored per transaction group: what a crash may cost
 EXTRA = 8  # finalists by quality alone, when the front of the search is short
 NAMED = "finalists"  # in the event of a finished phase
-QUALITY = ("kl", "nll", "perplexity", "kl_full", "bits_per_byte", "disagreement")
+QUALITY = (
+    "kl",
+    "nll",
+    "perplexity",
+    "kl_full",
+    "bits_per_byte",
+    "disagreement",
+    "error_rate",
+    "cross_entropy",
+)
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,13 @@ def finalist(space: Space, candidate: Candidate, ladders: str = "") -> Finalist:
 
 
 def uniform_entries(space: Space, ratios: Sequence[float]) -> dict[float, list[Finalist]]:
-    """The uniform plans of every ratio that has some, on the run's own ladders."""
-    found = {r: [finalist(space, c) for c in uniform_candidates(space, r)] for r in ratios}
+    """The uniform plans of every ratio that has some, on the run's own ladders.
+
+    Ratios are of block parameters, of FLOPs in a space that leaves those as they are.
+    """
+    least, dense = (space.cost(c)["params"] for c in (Candidate((0,) * len(space.genes)), space.dense))
+    metric = "params" if least < dense else "flops"
+    found = {r: [finalist(space, c) for c in uniform_candidates(space, r, metric)] for r in ratios}
     return {r: group for r, group in found.items() if group}
 
 

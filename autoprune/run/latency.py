@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.progress import Progress
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
+UNTIMED = "prefill and decode are those of language models, and this is a classifier"
 CORRECTION_PLANS = 12
 SEED = 0
 METHOD = 2  # of measuring: another one makes another table
@@ -52,6 +53,9 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         return LatencyTable.load(stored)
     latency = parts.cfg.latency
     if latency.mode == "off":
+        return None
+    if parts.adapter.shape.task != "text":
+        progress.say(f"no predicted latencies: {UNTIMED}")
         return None
     if unknown := _unpriced(parts):
         progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
@@ -123,6 +127,8 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
     """The folder of this model's table for this machine, measured first when it is missing."""
     from autoprune.hardware.fingerprint import fingerprint
 
+    if parts.adapter.shape.task != "text":
+        raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
     work = workload(parts)
     options = parts.options()
     inputs = [
@@ -164,6 +170,9 @@ def measure_front(
 ) -> dict[str, Measured]:
     """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if parts.cfg.latency.mode == "off":
+        return {}
+    if parts.adapter.shape.task != "text":
+        ledger.event("note", text=f"The front was not timed: {UNTIMED}.")
         return {}
     if parts.cfg.latency.foreign:
         ledger.event("note", text=ELSEWHERE)

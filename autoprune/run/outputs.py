@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops": "flops_ratio"}
 RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
 FURTHER = ("kl_full", "agreement", "bits_per_byte")  # metrics with a column where an evaluator gives them
+CLASSES = (
+    "accuracy",
+    "macro_f1",
+    "calibration_error",
+    "cross_entropy",
+    "recall_",
+)  # beginnings of a classifier's
 BEST_AT = 0.5  # params ratio of best/ when there are no constraints
 FACTS = "facts.json"
 NOTHING = "The search ended before it had evaluated a plan: the front is empty."
@@ -72,7 +79,7 @@ def rows(
         found_by_search = entry.name == "front" or entry.name.startswith("target@")
         row["method"] = method(run.cfg) if found_by_search else entry.name.partition("@")[0]
         row |= done if found_by_search else {"tokens": 0, "evaluations": 0}
-        row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items()}
+        row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items() if metric in dense}
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
         row |= _times(measured.get(key))
         row[LADDERS] = ladders or None
@@ -89,7 +96,7 @@ def rows(
 def _further(entry: Entry) -> dict[str, float]:
     """What further evaluators say: of the windows of *test*, and of items of their own."""
     tested = entry.metrics[Split.TEST.value]
-    windows = {f"{m}_test": tested[m] for m in FURTHER if m in tested}
+    windows = {f"{m}_test": v for m, v in tested.items() if m in FURTHER or m.startswith(CLASSES)}
     return {**windows, **entry.own}
 
 

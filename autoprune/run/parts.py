@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.cache import Cache
-from autoprune.data import Corpus, corpus_name, open_corpus
+from autoprune.config import EVALUATORS
+from autoprune.data import Corpus
 from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, FinalEvaluator, WindowEvaluator
 from autoprune.models import adapter_for
@@ -24,8 +25,9 @@ from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.calibration import mask_settings, recipe_of
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
+from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.shape import AnalyticCosts
+from autoprune.shape import AnalyticCosts, Task
 from autoprune.space import CostModel, Plan, Space, is_mask
 from autoprune.sublayers import SpacePart, join, joint_options
 from autoprune.supernet import Ladders, Supernet
@@ -143,7 +145,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=cfg.adapter is not None)
         adapter = adapter_for(loaded.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
-        corpus = open_corpus(corpus_name(str(cfg.data)), loaded.tokenizer, int(cfg.window), cache)
+        corpus = read_corpus(cfg, loaded, adapter.shape, cache)
     if corpus.repeats:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
@@ -162,15 +164,27 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         with progress.stage("taking statistics for masks") as step:
             ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
-    evaluators, last = make_evaluators(cfg)
+    evaluators, last = make_evaluators(cfg, adapter.shape.task)
     return Parts(
         cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts, evaluators, last
     )
 
 
-def make_evaluators(cfg: DictConfig) -> tuple[tuple[WindowEvaluator, ...], dict[str, FinalEvaluator]]:
-    """Those of windows, and by name those with items of their own."""
+def make_evaluators(
+    cfg: DictConfig, task: Task = "text"
+) -> tuple[tuple[WindowEvaluator, ...], dict[str, FinalEvaluator]]:
+    """Those of windows, and by name those with items of their own; SettingError where one cannot read the data.
+
+    Of the usual ones, when nothing else was asked for, only those that can.
+    """
     made = {str(name): instantiate(cfg.evaluator[name]) for name in cfg.evaluator}
+    unfit = [name for name, e in made.items() if task not in getattr(e, "reads", ("text",))]
+    if unfit and list(made) != EVALUATORS:
+        raise SettingError(
+            f"evaluator={unfit[0]} does not read the data of this model, which are {task}"
+            f"{'' if task == 'text' else ' with labels'}; leave it out"
+        )
+    made = {name: e for name, e in made.items() if name not in unfit}
     last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}
     return tuple(e for name, e in made.items() if name not in last), last
 
@@ -208,9 +222,10 @@ def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[WindowEvaluat
     for metric in wanted:
         if metric not in provided:
             raise SettingError(f"objectives: no evaluator provides {metric!r}" + nearest(metric, provided))
-        if any(metric in getattr(e, "larger_is_better", ()) for e in evaluators):
+        for evaluator in (e for e in evaluators if metric in getattr(e, "larger_is_better", ())):
+            small = getattr(evaluator, "smaller_form", f"dis{metric}")
             raise SettingError(
-                f"objectives: {metric!r} is better when larger" + nearest(f"dis{metric}", provided - {metric})
+                f"objectives: {metric!r} is better when larger" + nearest(small, provided - {metric})
             )
     return tuple(Objective(metric) for metric in wanted)
 

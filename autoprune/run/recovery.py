@@ -131,7 +131,14 @@ def make_setting(
     settings: Distill,
     prompt_len: int | None = None,
 ) -> Setting:
-    """From a configuration and bound evaluators; `source` has a corpus and a cache."""
+    """From a configuration and bound evaluators; `source` has a corpus and a cache.
+
+    Raises SettingError for a classifier.
+    """
+    if not loaded.model.can_generate():
+        raise SettingError(
+            f"recovery={settings.name} trains language models, and model={loaded.name} is a classifier; allowed: none"
+        )
     corpus, data = source.corpus, corpus_name(str(cfg.data))
     lessons = open_lessons(corpus, data, loaded.tokenizer, int(cfg.window), source.cache)
     lessons.check(settings.batch)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.data import Corpus
+from autoprune.data import Corpus, as_tensor
 from autoprune.errors import UnsupportedModelError
 from autoprune.models.base import Adapter
 from autoprune.models.load import Loaded
@@ -20,7 +19,7 @@ STREAM = 1e-5  # largest difference to the stock model, relative to its largest 
 
 
 def dense_logits(adapter: Adapter) -> Callable[[Tensor], Tensor]:
-    """The dense model through the block stream: ids [B, T] to logits [B, T, V]."""
+    """The dense model through the block stream: what `Adapter.embed` takes to logits."""
 
     @torch.inference_mode()
     def run(ids: Tensor) -> Tensor:
@@ -38,10 +37,9 @@ def check_stream(loaded: Loaded, adapter: Adapter, corpus: Corpus) -> float:
 
     Raises UnsupportedModelError when they differ, or are not finite: searching on wrong numbers helps nobody.
     """
-    rows = corpus.windows(Split.FITNESS)[:2].astype(np.int64)
-    ids = torch.from_numpy(rows)
+    ids = as_tensor(corpus.windows(Split.FITNESS)[:2])
     with torch.inference_mode():
-        stock = loaded.model(input_ids=ids, use_cache=False).logits
+        stock = loaded.model(**adapter.inputs(ids)).logits
     if not bool(torch.isfinite(stock).all()):
         raise UnsupportedModelError(
             f"model={loaded.name} computes logits that are not finite" + _bad_weight(loaded.model)

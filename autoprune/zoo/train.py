@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,8 @@ def build(name: str, recipe: Recipe) -> Any:
     return model
 
 
-def train_tokenizer(corpus: str, vocabulary: int) -> Any:
-    """Byte-level BPE on the train split only; `<s>` and `<pad>` are the only special tokens."""
+def train_tokenizer(corpus: str, vocabulary: int, special: Sequence[str] = ("<s>", "<pad>")) -> Any:
+    """Byte-level BPE on the train split only, with these special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -156,7 +156,7 @@ def train_tokenizer(corpus: str, vocabulary: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<s>", "<pad>"],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -258,6 +258,11 @@ def write(model: Any, tokenizer: Any, to: Path) -> None:
 
 def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = print) -> None:
     """Train a built-in model into `to` and write its card."""
+    if name in CLASSIFIERS:
+        from autoprune.zoo.classifiers import train_classifier
+
+        train_classifier(name, to, say)
+        return
     figures = train(name, to, recipe or RECIPES[name], say)
     (to / "README.md").write_text(card(name, figures), encoding="utf-8")
     say(f"{to}: test perplexity {figures['test_perplexity']:.2f}")
@@ -296,3 +301,7 @@ Corpus: {figures["corpus"]}. Perplexities are comparable only on the same corpus
 
 Command: `autoprune zoo train {name}`
 """
+
+
+CLASSIFIERS = ("digits-vit", "docs-bert")
+TRAINED = (*RECIPES, *CLASSIFIERS)

@@ -21,7 +21,7 @@ from autoprune.models.load import load_model
 from autoprune.shape import AnalyticCosts, decode_flops
 from autoprune.space import KINDS, Plan, SublayerPlan, plan_cost
 from tests.families import CASES, EXPERTS, FAMILIES, USED, VOCABULARY, model_of
-from tests.family_contract import Case, cached, difference, logits
+from tests.family_case import Case, cached, difference, logits
 
 ROUTED = ("qwen3_moe", "mixtral", "qwen2_moe", "olmoe")
 NARROW = 40

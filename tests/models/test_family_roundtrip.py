@@ -16,7 +16,7 @@ from autoprune.export.roundtrip import Reloaded, judge, reload
 from autoprune.shape import AnalyticCosts
 from autoprune.space import Plan, plan_cost
 from tests.families import CASES, FAMILIES, VOCABULARY, model_of
-from tests.family_contract import Case, cached, logits
+from tests.family_case import Case, cached, logits
 
 FIRST = {(name, next(iter(family.variants))) for name, family in FAMILIES.items()}
 ROWS = [

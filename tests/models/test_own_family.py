@@ -22,7 +22,8 @@ from autoprune.shape import AnalyticCosts
 from autoprune.space import plan_cost
 from tests import tiny
 from tests.families import SIZES, WINDOW, Family
-from tests.family_contract import Case, FamilyContract
+from tests.family_case import Case
+from tests.family_contract import FamilyContract
 
 NAME = "my_starcoder2.Starcoder2Adapter"
 FAMILY = Family(

@@ -34,7 +34,7 @@ def uniform_candidates(
             levels = (*head, last)
             found.append((_imbalance(space, groups, levels), levels))
     picked = [levels for _, levels in sorted(found)[:SPLITS]]
-    return [_fill(space, _at(space, groups, levels), limit) for levels in picked]
+    return [fill(space, _at(space, groups, levels), limit) for levels in picked]
 
 
 def _heads(space: Space, groups: Sequence[Sequence[int]]) -> Iterable[tuple[int, ...]]:
@@ -91,7 +91,8 @@ def _imbalance(space: Space, groups: Sequence[Sequence[int]], levels: Sequence[i
     return max(shares) - min(shares)
 
 
-def _fill(space: Space, candidate: Candidate, limit: Constraint) -> Candidate:
+def fill(space: Space, candidate: Candidate, limit: Constraint) -> Candidate:
+    """The candidate with what the budget leaves over spent from block 0 up, one option a site."""
     for index, gene in enumerate(space.genes):
         value = candidate.values[index]
         if isinstance(gene, OptionGene) and isinstance(value, int) and value + 1 < len(gene.options):

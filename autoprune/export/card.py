@@ -91,9 +91,9 @@ def masks_section(matrices: int, dense: int, packed: int) -> str:
         f"`model.safetensors` holds them whole, with zeros in place ({dense:,} bytes), so any loader can run them. "
         f"`packed/masked.safetensors` holds the same matrices packed ({packed:,} bytes, index included); "
         "`autoprune.export.packed.load_packed` reads them, `to_dense()` gives them back bit for bit.\n\n"
-        "`autoprune.load(FOLDER)` runs them packed where a kernel is faster on the machine at hand than the "
-        "dense product; under other loaders this model runs as fast as one without masks. Ratios of bytes, "
-        "parameters and FLOPs count what is kept (bytes: packed, where that is smaller), latencies are those measured."
+        "`autoprune.load(FOLDER)` runs them packed where a kernel is faster on the machine at hand than the dense "
+        "product; under other loaders this model runs as fast as one without masks. Ratios of bytes, parameters and "
+        "FLOPs count what is kept (bytes: packed, where that is smaller), latencies are those measured."
     )
 
 

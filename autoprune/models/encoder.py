@@ -57,7 +57,7 @@ class Encoder(Decoder):
         """Attention's head outputs [B, T, heads x head_dim], or the FFN's activations [B, T, width]."""
         entered = self._entered(state, weights)
         if kind == "attention":
-            return self._attend(block, entered, state, weights)
+            return self._attend(block, entered, state, weights, plan)
         return self._activation(self._apply("up", entered, weights))  # type: ignore[no-any-return]
 
     def run_sublayer(
@@ -112,7 +112,9 @@ class Encoder(Decoder):
         """What is added to attention scores, [B, 1, 1, T]."""
         return tokens.mask_of(tokens.Alive(state.hidden, state.valid, state.sizes))
 
-    def _attend(self, block: int, normed: Tensor, state: State, weights: Weights) -> Tensor:
+    def _attend(
+        self, block: int, normed: Tensor, state: State, weights: Weights, plan: SublayerPlan | None
+    ) -> Tensor:
         batch, count, _ = normed.shape
         query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
         out = functional.scaled_dot_product_attention(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autoprune.allocation import Allocation
 from autoprune.objective import Objective
 from autoprune.run.finals import finalists
 from autoprune.run.parts import instantiate
@@ -24,6 +25,7 @@ def shared_of(
     objectives: tuple[Objective, ...],
     targets: tuple[Target, ...],
     windows: int,
+    allocations: Sequence[Allocation] = (),
 ) -> Shared:
     """What the phases of a run with these settings and so many fitness windows share."""
     check_types(cfg.search, "search")
@@ -36,6 +38,7 @@ def shared_of(
         window=int(cfg.window),
         seed=int(cfg.seed),
         ratios=tuple(cfg.uniform),
+        allocations=tuple(allocations),
         make=lambda problem: instantiate(cfg.search, problem),
         stitch=tuple(cfg.targets),
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 RATIOS = {"params": "params_ratio", "params_total": "params_total_ratio", "flops": "flops_ratio"}
 RATIOS |= {"kv_bytes": "kv_ratio", "bytes": "bytes_ratio"}
+EXPERTS = {"expert_bytes": "expert_ratio"}  # the same, a column of models with experts only
 FURTHER = ("kl_full", "agreement", "bits_per_byte")  # metrics with a column where an evaluator gives them
 CLASSES = (
     "accuracy",
@@ -79,7 +80,11 @@ def rows(
         found_by_search = entry.name == "front" or entry.name.startswith("target@")
         row["method"] = method(run.cfg) if found_by_search else entry.name.partition("@")[0]
         row |= done if found_by_search else {"tokens": 0, "evaluations": 0}
-        row |= {name: cost[metric] / dense[metric] for metric, name in RATIOS.items() if metric in dense}
+        row |= {
+            name: cost[metric] / dense[metric]
+            for metric, name in (RATIOS | EXPERTS).items()
+            if metric in dense
+        }
         row |= {f"{m}_pred_ms": cost[m] for m in ("prefill", "decode") if m in cost}
         row |= _times(measured.get(key))
         row[LADDERS] = ladders or None
@@ -90,6 +95,7 @@ def rows(
         row |= _further(entry)
         found.append(row)
     further = dict.fromkeys(m for entry in entries for m in _further(entry))
+    further |= dict.fromkeys(name for name in EXPERTS.values() if any(name in row for row in found))
     return pd.DataFrame(found).reindex(columns=[*leaderboard.COLUMNS, LADDERS, *further])
 
 

@@ -17,6 +17,7 @@ from autoprune.evaluation import Context, Evaluation, FinalEvaluator, WindowEval
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
+from autoprune.pruning.allocators import allocations
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.masks.build import masked
@@ -34,6 +35,7 @@ from autoprune.supernet import Ladders, Supernet
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from autoprune.allocation import Allocation
     from autoprune.hardware.table import LatencyTable
     from autoprune.models.base import Adapter
     from autoprune.progress import Progress
@@ -83,6 +85,14 @@ class Parts:
         """The plan that keeps everything, with all settings that the space's plans have."""
         space = self.space(None)
         return space.decode(space.dense)
+
+    def allocations(self) -> list[Allocation]:
+        """What allocators say of a space with masks."""
+        if not isinstance(self.ladders, MaskedLadders):
+            return []
+        return allocations(
+            self.adapter, self.ladders.statistics, [n for n, o in self.options().items() if len(o) > 1]
+        )
 
     def options(self) -> dict[str, tuple[int, ...]]:
         """The options of every plan setting."""

@@ -238,7 +238,8 @@ def _search(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> Non
 
 def _driver(run: Run) -> TargetsDriver:
     windows = run.parts.corpus.count(Split.FITNESS)
-    return driver_of(shared_of(run.cfg, run.space, run.objectives, run.targets, windows))
+    allocations = run.parts.allocations()
+    return driver_of(shared_of(run.cfg, run.space, run.objectives, run.targets, windows, allocations))
 
 
 def _adopted(source: Path | None, run: Run) -> Adopted:
@@ -247,10 +248,10 @@ def _adopted(source: Path | None, run: Run) -> Adopted:
         return {}
     other = folder.open_ledger(source)
     stored, identity = other.meta(), _identity(run)
-    for name in ("model", "corpus", "ladders"):
-        if stored.get(name) != identity[name]:
+    for name in ("model", "corpus", "ladders", "masks"):
+        if stored.get(name) != identity.get(name):
             raise LedgerError(
-                f"{source}: its {name} is {stored.get(name)}, here it is {identity[name]}; nothing fits"
+                f"{source}: its {name} is {stored.get(name)}, here it is {identity.get(name)}; nothing fits"
             )
     found: Adopted = {}
     rebuilt = ladders_by_phase(other)

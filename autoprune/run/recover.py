@@ -15,6 +15,7 @@ from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
 from autoprune.evaluation import Failure, FinalEvaluator
 from autoprune.forward import BuiltModel
+from autoprune.kv_policy import caches_less
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Split
@@ -59,7 +60,7 @@ def recover_checkpoint(
 
     to = check_destination(to)
     plan = _plan(checkpoint)
-    setting, last = _setting(cfg, progress)
+    setting, last = _setting(cfg, plan, progress)
     stored, family = load_checkpoint(checkpoint), str(setting.teacher.model.config.model_type)
     model, outcome = recovered_model(
         lambda dtype: load_checkpoint(checkpoint, dtype), stored.dtype, setting, to, progress
@@ -131,7 +132,7 @@ def _own(model: Any, last: Mapping[str, FinalEvaluator], plan: Plan) -> dict[str
     return found
 
 
-def _setting(cfg: DictConfig, progress: Progress) -> tuple[Setting, dict[str, FinalEvaluator]]:
+def _setting(cfg: DictConfig, plan: Plan, progress: Progress) -> tuple[Setting, dict[str, FinalEvaluator]]:
     torch.set_num_threads(int(cfg.threads))
     settings = recovery_of(cfg)
     assert settings is not None, "checkpoint_config sees to it"
@@ -148,4 +149,6 @@ def _setting(cfg: DictConfig, progress: Progress) -> tuple[Setting, dict[str, Fi
         windowed.bind(context)
     for final in last.values():
         final.bind(context)
-    return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings), last
+    cuts = caches_less(name for s in plan.sublayers for name, _ in s.settings)
+    prompt = cfg.prompt_len or (int(cfg.window) // 2 if cuts else None)
+    return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings, prompt), last

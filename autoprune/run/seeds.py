@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoprune.allocation import Allocation, allocated
 from autoprune.errors import SettingError
 from autoprune.objective import Constraint
 from autoprune.space import Candidate, OptionGene, Space, is_mask
@@ -18,11 +19,15 @@ TRIES = 20  # draws for each random plan that is wanted
 
 
 def seed_candidates(
-    space: Space, constraints: Sequence[Constraint], ratios: Sequence[float], seed: int
+    space: Space,
+    constraints: Sequence[Constraint],
+    ratios: Sequence[float],
+    seed: int,
+    allocations: Sequence[Allocation] = (),
 ) -> tuple[Candidate, ...]:
     """Uniform allocations at the constraint's ratio, or at all `ratios`; sublayers dropped for latency constraints.
 
-    Where the space has masks and units, uniform in both, and in either alone.
+    Where the space has masks and units, uniform in both, and in either alone; then what `allocations` say.
     """
     dense = space.cost(space.dense)
     if not constraints:
@@ -31,6 +36,8 @@ def seed_candidates(
     found = []
     for constraint in constraints:
         found += _uniform(space, constraint.bound / dense[constraint.metric], constraint.metric)
+        said = (allocated(space, allocation, constraint) for allocation in allocations)
+        found += [candidate for candidate in said if candidate is not None]
         if constraint.metric in LATENCIES:
             found += [
                 dropped(space, constraints, np.random.default_rng([seed, 7, i])) for i in range(DROPPED)

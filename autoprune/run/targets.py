@@ -6,12 +6,13 @@ A method that works at one budget gets targets even where there are no constrain
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from autoprune.allocation import Allocation
 from autoprune.errors import SettingError, UnboundedError
 from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Objective, parse_constraint
@@ -92,6 +93,9 @@ class Shared:
     window: int  # tokens in one
     seed: int
     ratios: tuple[float, ...]  # of uniform plans to start from
+    allocations: tuple[Allocation, ...] = field(
+        default=(), kw_only=True
+    )  # what else a constraint may start from
     make: Callable[[Problem], Searcher]
     stitch: tuple[float, ...] = (
         0.9,
@@ -176,7 +180,8 @@ class TargetsDriver:
 
     def _searcher(self, target: Target, first: tuple[Candidate, ...], budget: Budget) -> Searcher:
         shared = self._shared
-        seeds = seed_candidates(shared.space, target.constraints, list(shared.ratios), shared.seed)
+        given = target.constraints, list(shared.ratios), shared.seed, shared.allocations
+        seeds = seed_candidates(shared.space, *given)
         return self._made(shared.space, target, (*first, *seeds), budget)
 
     def _made(self, space: Space, target: Target, seeds: Sequence[Candidate], budget: Budget) -> Searcher:

@@ -35,7 +35,8 @@ def test_a_search_ends_with_a_front_and_a_checkpoint(given: Any, folder: Path, t
     )
     frame = front.frame()
     dense = frame[frame["name"] == "dense"].iloc[0]
-    assert abs(dense["kl_test"]) < 1e-5 and dense["params_ratio"] == 1
+    assert abs(dense["kl_test"]) < 1e-5 and dense["params_ratio"] == dense["expert_ratio"] == 1
+    assert (frame[frame["name"] == "front"]["expert_ratio"] <= 0.5).all()
     plan = Plan.from_json((front.folder / "best" / PLAN_FILE).read_text())
     kept = [dict(plan.at(b, "ffn").settings) for b in range(plan.blocks)]
     whole = EXPERTS * max(json.loads(dense["plan"])["blocks"][0]["ffn"]["width"], 1)

@@ -193,7 +193,7 @@ def test_statistics_are_those_of_the_stream(masked: Callable[..., MaskedLadders]
     for kind, matrix in (("attention", "q"), ("attention", "o"), ("ffn", "up"), ("ffn", "down")):
         passing = adapter.inner if matrix in ("o", "down") else adapter.entering
         seen = passing(0, kind, state, adapter.weights(0, kind)).reshape(ids.numel(), -1).double()  # type: ignore[arg-type]
-        inputs = ladders._statistics.inputs(0, kind, matrix)  # type: ignore[arg-type]
+        inputs = ladders.statistics.inputs(0, kind, matrix)  # type: ignore[arg-type]
         assert torch.allclose(inputs.second, seen.t() @ seen / len(seen), atol=1e-5, rtol=1e-4)
         assert torch.allclose(inputs.mean, seen.mean(0), atol=1e-5)
         if matrix == "o":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class StoredGradients:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self._file = safe_open(folder / FILE, framework="pt")
+        self._file: Any = safe_open(folder / FILE, framework="pt")
 
     def get(self, kind: str, place: str) -> Tensor:
         """From the file."""
@@ -117,7 +117,8 @@ def _inverse(fisher: Tensor) -> Tensor:
     mean = float(fisher.diagonal(dim1=-2, dim2=-1).mean())
     damping = DAMPING * mean if mean > 0 else 1.0
     inverse = torch.linalg.inv(fisher + damping * torch.eye(BLOCK))
-    return inverse.diagonal(dim1=-2, dim2=-1).flatten(1)
+    diagonal: Tensor = inverse.diagonal(dim1=-2, dim2=-1).flatten(1)
+    return diagonal
 
 
 def _trimmed(found: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:

@@ -36,21 +36,21 @@ class MaskedLadders:
         gradients: StoredGradients | None = None,
     ) -> None:
         self._ladders, self._adapter = ladders, adapter
-        self._statistics, self.method = statistics, method
+        self.statistics, self.method = statistics, method
         self._gradients = gradients
         self._units = {kind: adapter.units(kind) for kind in OUTPUT}
         self._memory_bytes, self._held = memory_bytes, Bounded(memory_bytes)
 
     def over(self, ladders: StoredLadders) -> MaskedLadders:
         """The same masks over other ladders."""
-        given = self._statistics, self.method, self._memory_bytes, self._gradients
+        given = self.statistics, self.method, self._memory_bytes, self._gradients
         return MaskedLadders(ladders, self._adapter, *given)
 
     @property
     def name(self) -> str:
         """Of all that decides the masks, besides the ladders."""
         gradients = "" if self._gradients is None else f"-{self._gradients.name}"
-        return f"{self.method}-{self._statistics.name}{gradients}"
+        return f"{self.method}-{self.statistics.name}{gradients}"
 
     def order(self, block: int, kind: Kind) -> list[int]:
         """Unit indices of the dense model, most important first."""
@@ -81,7 +81,7 @@ class MaskedLadders:
 
     def _inputs(self, block: int, plan: SublayerPlan, matrix: str) -> Inputs:
         """Of an output projection those of the units that are kept, in the ladders' order."""
-        found = self._statistics.inputs(block, plan.kind, matrix)
+        found = self.statistics.inputs(block, plan.kind, matrix)
         if matrix != OUTPUT[plan.kind]:
             return found
         kept = torch.tensor(self._ladders.kept(block, plan))

@@ -42,7 +42,8 @@ def prompt_len(cfg: DictConfig, adapter: Adapter, parts: Sequence[SpacePart]) ->
     """
     wanted, window = cfg.prompt_len, int(cfg.window)
     cuts = any(caches_less(part.options(adapter.shape)) for part in parts)
-    if (cuts or wanted is not None) and not hasattr(adapter, "prompt_len"):
+    cached = adapter.shape.task == "text" and hasattr(adapter, "prompt_len")
+    if (cuts or wanted is not None) and not cached:
         said = "space=[kv_cache]" if cuts else f"prompt_len={wanted}"
         raise UnsupportedModelError(f"{said}: a {adapter.shape.model_type} has no KV cache")
     if wanted is not None and int(wanted) > window - 2:

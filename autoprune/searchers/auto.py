@@ -28,7 +28,8 @@ OVERSTATED = 0.5  # a single-gene effect of the table is twice what the same ste
 PRIOR = (
     0.4  # sd of a step's effect beyond what the table explains, in standard deviations of a gap on one window
 )
-SEEDS = 9  # suggested plans that a budget's additive optimum meets: three ways to be uniform, of one to three groups
+SEEDS = 3  # suggested plans that a budget's additive optimum meets
+JOINT_SEEDS = 9  # where groups are joined: of each alone and of all together
 KEPT = 8  # finalists a budget
 TRIES = 3  # draws for every contender wanted
 
@@ -144,7 +145,8 @@ class Auto(Scripted):
     def _opening(self, limits: Limits) -> list[Candidate]:
         """Where a budget may start."""
         space, rng = self.problem.space, step_rng(self.problem.seed, 0)
-        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, SEEDS))
+        count = SEEDS if limits.additive else JOINT_SEEDS
+        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, count))
         offered = list(dict.fromkeys(c for c in suggested if c is not None))
         return offered or [space.repair(space.dense, limits.constraints, rng)]
 

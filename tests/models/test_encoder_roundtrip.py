@@ -74,7 +74,9 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
             assert config["model_type"] == family and not files and "auto_map" not in config
         else:
             assert config["model_type"] == f"autoprune_{family}"
-            shared = ("", "_cache", "_policies", "_encoder")
-            own = {f"modeling_autoprune{ending}.py" for ending in (*shared, f"_{family}")}
+            own = {
+                f"modeling_autoprune{ending}.py"
+                for ending in ("", "_cache", "_policies", "_encoder", f"_{family}")
+            }
             rules = {f"tokens{ending}.py" for ending in ("", *(f"_{rule}" for rule in RULES))}
             assert files == own | rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,8 +41,14 @@ def test_a_prompt_leaves_something_to_score(asked: int) -> None:
         prompt_len(settings(prompt_len=asked), DECODER, CUT)
 
 
-def test_a_family_without_a_cache_is_refused() -> None:
-    encoder: Any = SimpleNamespace(shape=SHAPE)
+ENCODERS = [
+    SimpleNamespace(shape=SHAPE),
+    SimpleNamespace(shape=replace(SHAPE, task="sentences"), prompt_len=None),
+]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_family_without_a_cache_is_refused(encoder: Any) -> None:
     assert prompt_len(settings(), encoder, PLAIN) is None
     with pytest.raises(UnsupportedModelError, match=r"space=\[kv_cache\]: a llama has no KV cache"):
         prompt_len(settings(), encoder, CUT)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from autoprune.bench import crash
 
+pytestmark = pytest.mark.alone
+
 
 def test_killed_six_times_and_resumed_the_ledger_is_the_same(tmp_path: Path, no_export: None) -> None:
     seed = random.SystemRandom().randrange(10_000)

@@ -25,6 +25,8 @@ from autoprune.run.parts import open_parts
 from autoprune.run.supernets import SUPERNET, parts_with
 from autoprune.space import Plan
 
+pytestmark = pytest.mark.alone
+
 TYR = (
     "latency.mode=off",
     "search.offspring=6",

@@ -18,6 +18,8 @@ from autoprune.errors import LedgerError
 from autoprune.front import Front
 from autoprune.ledger import Ledger
 
+pytestmark = pytest.mark.alone
+
 SCORES = ["key", "kl_fitness", "kl_selection", "kl_test", "perplexity_test"]
 ORIGIN = 11  # of the ordered columns
 

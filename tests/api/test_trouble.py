@@ -18,6 +18,8 @@ from autoprune.cli import main
 from autoprune.ledger import Ledger
 from autoprune.run import folder, outputs
 
+pytestmark = pytest.mark.alone
+
 NOBODY = 65534
 
 

@@ -48,6 +48,7 @@ def test_a_crash_while_building_leaves_nothing(tmp_path: Path, error: BaseExcept
     assert [p.name for p in done.iterdir()] == ["whole"]
 
 
+@pytest.mark.alone
 def test_what_a_killed_builder_left_is_swept_away_by_the_next(tmp_path: Path) -> None:
     def hang(folder: Path) -> None:
         (folder / "half").write_text("x")

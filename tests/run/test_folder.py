@@ -41,6 +41,7 @@ def test_a_run_that_died_before_it_began_does_not_block_its_folder(tmp_path: Pat
     folder.open_ledger(tmp_path).close()
 
 
+@pytest.mark.alone
 def test_the_system_lets_go_of_what_a_killed_process_held(tmp_path: Path) -> None:
     pid = os.fork()
     if not pid:

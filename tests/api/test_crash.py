@@ -7,6 +7,8 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from autoprune.bench import crash
 
 pytestmark = pytest.mark.alone

@@ -127,7 +127,7 @@ def test_names_and_values_that_there_are_not(refused: Run, says: str, named: dic
     [
         ("search.population=2 must be at least 4", "search.population=2"),
         ("latency.rounds=3 must be at least 5", "latency.rounds=3"),
-        ("calibration.criterion=magic is unknown; allowed: activation, obs", "calibration.criterion=magic"),
+        ("calibration.criterion=xyzzy is unknown; allowed: activation, ", "calibration.criterion=xyzzy"),
         ("calibration.ladder=rope is unknown; allowed: nested, refit", "calibration.ladder=rope"),
         ("calibration.reference=uniform@x: write a ratio", "calibration.reference=uniform@x"),
         (

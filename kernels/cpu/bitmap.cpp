@@ -35,7 +35,8 @@ AVX512BITS float expanded(Row row, const bf16* x, int64_t columns) {
   for (; k + 128 <= columns; k += 128) {
     uint32_t mask[4];
     std::memcpy(mask, row.bits + k / 8, 16);
-    _mm_prefetch(reinterpret_cast<const char*>(v) + 1024, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(v) + 2048, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(v) + 2112, _MM_HINT_T0);
     const bf16* at = v;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {

@@ -12,7 +12,8 @@ namespace {
 
 constexpr int R = 8;          // outputs of a block
 constexpr int TILE = 32;      // tokens of a packed tile
-constexpr int64_t PANEL = 2048;  // inputs of a tile that are worked through at a time
+constexpr int64_t PANEL = 8192;  // inputs of a tile that are worked through at a time
+constexpr int64_t AHEAD = 4096;  // bytes of weights that are asked for early: the processor's own prefetch ends with a page
 constexpr int64_t FEW = 8;    // below it tokens go one by one
 constexpr int64_t CHUNK = 8;  // block rows a thread takes at a time
 
@@ -62,7 +63,7 @@ AVX512BF16 void one_bf16(const Blocks& at, const bf16* values, const bf16* token
   const int64_t end = at.start[row + 1];
   for (; j + 8 <= end; j += 8) {
     const bf16* w = values + j * 16;
-    _mm_prefetch(reinterpret_cast<const char*>(w) + 2048, _MM_HINT_T0);
+    for (int i = 0; i < 4; i++) _mm_prefetch(reinterpret_cast<const char*>(w) + AHEAD + 64 * i, _MM_HINT_T0);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
       sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)_mm512_loadu_si512(w + 32 * i), both(x, index[j + 2 * i], index[j + 2 * i + 1]));
@@ -152,6 +153,7 @@ AVX512BF16 void many_bf16(const Blocks& at, const bf16* values, const uint32_t* 
   for (int64_t j = first; j < last; j++) {
     const uint32_t* w = reinterpret_cast<const uint32_t*>(values) + j * R;
     const uint32_t* x = tile + static_cast<int64_t>(at.index[j]) * TILE;
+    _mm_prefetch(reinterpret_cast<const char*>(w) + AHEAD, _MM_HINT_T0);
     __m512bh token[V];
     for (int v = 0; v < V; v++) token[v] = (__m512bh)_mm512_load_si512(x + 16 * v);
 #pragma GCC unroll 8
@@ -174,6 +176,7 @@ AVX512 void many_f32(const Blocks& at, const float* values, const uint32_t* tile
   for (int64_t j = first; j < last; j++) {
     const float* w = values + j * R;
     const float* x = reinterpret_cast<const float*>(tile) + static_cast<int64_t>(at.index[j]) * TILE;
+    _mm_prefetch(reinterpret_cast<const char*>(w) + AHEAD, _MM_HINT_T0);
     __m512 token[V];
     for (int v = 0; v < V; v++) token[v] = _mm512_load_ps(x + 16 * v);
 #pragma GCC unroll 8

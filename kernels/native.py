@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from autoprune.errors import KernelError
+from autoprune.errors import AutopruneError
 
 SWITCH = "AUTOPRUNE_KERNELS"  # `off`: torch's own kernels only
 NAMES = ("scalar", "AVX2", "AVX512", "AVX512 with bf16")
@@ -23,7 +23,10 @@ def missing() -> str:
 
     try:
         torch.ops.load_library(str(build()))
-    except (KernelError, OSError) as error:
+    except (
+        AutopruneError,
+        OSError,
+    ) as error:  # no compiler, no cache, another torch
         return str(error)
     _describe()
     return ""

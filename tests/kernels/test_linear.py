@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,14 @@ def test_a_compiler_that_fails_shows_its_last_lines(monkeypatch: pytest.MonkeyPa
         build.build(Cache(tmp_path / "cache"))
     assert "\n" not in str(told.value)
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix == ".so"]
+
+
+def test_a_cache_that_cannot_be_written_leaves_torch_s_kernels(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = "from autoprune.kernels import native; print(native.missing())"
+    env = {"AUTOPRUNE_CACHE": str(tmp_path / "file" / "cache"), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert "cache" in done.stdout and done.stdout.count("\n") == 1
 
 
 def test_switched_off_nothing_is_compiled(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ process and by one Ray worker or two, batch by batch in turns. Times are process
 that a busy machine slows all of them alike. *Efficiency* is the serial thread time over workers x makespan. The
 makespan of a batch is what equally fast, undisturbed workers would take for the measured pieces, each taking the next
 piece when it is free; batches follow each other, so an idle worker at the end of a batch counts. *As it ran* takes the
-thread time of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. *Restart* is
-wall time from `autoprune resume` of a run that was killed with SIGKILL to its first new row in the ledger.
+thread time of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. Both sides return
+memory to the system as seldom as workers do. *Restart* is wall time from `autoprune resume` of a run that was killed
+with SIGKILL to its first new row in the ledger.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from autoprune.bench.crash import progress
 from autoprune.bench.sharing import searcher_of
 from autoprune.bench.table import parser, publish
 from autoprune.executors.base import Opened
+from autoprune.executors.cluster import ALLOCATOR
 from autoprune.executors.ray import Ray
 from autoprune.executors.serial import Serial
 from autoprune.objective import Objective, Result
@@ -52,6 +54,7 @@ class Made:
 def main(args: Sequence[str]) -> None:
     """Run, print and write the table."""
     options = _parse(args)
+    _share_allocator(args)
     from autoprune.config import compose
     from autoprune.progress import Progress
 
@@ -76,6 +79,13 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("workers", __doc__)
     found.add_argument("--methods", default=",".join(BATCHES), help="of the batches")
     return found.parse_args(list(args))
+
+
+def _share_allocator(args: Sequence[str]) -> None:
+    """Start again with the memory thresholds of workers, which are read when a process starts."""
+    if not ALLOCATOR.items() <= os.environ.items():
+        command = [sys.executable, "-m", "autoprune", "bench", "workers", *args]
+        os.execve(sys.executable, command, {**os.environ, **ALLOCATOR})
 
 
 def _compared(parts: Parts, method: str) -> list[str]:

@@ -5,7 +5,6 @@ The check of "Is Oracle Pruning the True Oracle?" (Feng, Tao and Wang, arXiv 241
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from autoprune.errors import LedgerError, MeasurementError, SettingError, StoppedError
+from autoprune.errors import MeasurementError, SettingError, StoppedError
 from autoprune.evaluation import Failure
 from autoprune.objective import Constraint, Fidelity, Objective, Split, parse_constraint
 from autoprune.report.correlation import Tau, kendall
-from autoprune.report.files import replace as replaced
 from autoprune.report.files import write_text
 from autoprune.run.folder import at_work
 from autoprune.run.parts import open_parts, search_evaluation
 from autoprune.run.recovery import recovery_of, setting_of, train
 from autoprune.run.seeds import scattered
+from autoprune.run.study_table import StudyTable, check_settings
 from autoprune.space import Plan, Space
 
 if TYPE_CHECKING:
@@ -88,23 +87,6 @@ def _settings(parts: Parts, wanted: Wanted, recovery: Mapping[str, Any]) -> dict
     return {**parts.digests, **own, **judged, **trained}
 
 
-def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise SettingError when the folder of `path` holds a study with others; else store them."""
-    if not path.is_file():
-        write_text(path, json.dumps(settings, indent=2) + "\n")
-        return
-    try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise LedgerError(f"{path} cannot be read: {error}") from error
-    for name, value in settings.items():
-        if stored.get(name) != value:
-            raise SettingError(
-                f"--to {path.parent} holds a study with {name}={stored.get(name)}, here it is {value}; "
-                "name another folder"
-            )
-
-
 def _plans(parts: Parts, space: Space, bound: Constraint, wanted: Wanted) -> dict[str, dict[str, Any]]:
     """By key: the plan, and its share of the dense block parameters."""
     dense = space.cost(space.dense)["params"]
@@ -131,7 +113,8 @@ def _rows(
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """One row a plan, in the order of the draw; each is in the table as soon as it is known."""
-    done = _read(to / TABLE)
+    table = StudyTable(to / TABLE, COLUMNS, NUMBERS)
+    done = {str(row["key"]): row for row in table.read()}
     missing = [key for key in plans if key not in done]
     before = _before(parts, [plans[key]["plan"] for key in missing], fidelity, progress)
     for number, key in enumerate(missing, len(plans) - len(missing) + 1):
@@ -143,7 +126,7 @@ def _rows(
             ) from None
         plan, ratio = plans[key]["plan"].to_json(), plans[key]["params_ratio"]
         done[key] = {"key": key, "params_ratio": ratio, BEFORE: before[key], **after, "plan": plan}
-        _write(to / TABLE, list(done.values()))
+        table.write(done.values())
         shutil.rmtree(to / f".{key}.recovery", ignore_errors=True)
         progress.say(
             f"plan {number} of {len(plans)}: fitness kl {before[key]:.4f}, recovered {after[AFTER]:.4f}"
@@ -177,22 +160,6 @@ def _after(
     kl = setting.scoring.score(model, fidelity)["kl"]
     spent = {"recovery_steps": done.steps, "recovery_tokens": done.tokens, "step_kept": done.kept}
     return {AFTER: kl, **spent}
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        frame = pd.read_csv(path, dtype=str).astype(NUMBERS)  # so that no digit is lost
-        rows = [{str(k): row[k] for k in COLUMNS} for row in frame.to_dict("records")]
-    except (ValueError, KeyError) as error:
-        raise LedgerError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return {str(row["key"]): row for row in rows}
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    replaced(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
 def warning(tau: Tau) -> str | None:

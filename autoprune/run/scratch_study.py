@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from autoprune.errors import LedgerError, MeasurementError, SettingError, StoppedError
-from autoprune.report.files import replace as replaced
+from autoprune.errors import MeasurementError, SettingError, StoppedError
 from autoprune.report.files import write_text
 from autoprune.run.calibration import named_plan
 from autoprune.run.folder import at_work
-from autoprune.run.oracle import check_settings
 from autoprune.run.parts import open_parts
 from autoprune.run.recovery import recovery_of, setting_of, train
+from autoprune.run.study_table import StudyTable, check_settings
 from autoprune.shape import AnalyticCosts
 from autoprune.space import Plan, plan_cost
 
@@ -37,6 +36,10 @@ if TYPE_CHECKING:
 
 TABLE, SETTINGS, REPORT = "scratch.csv", "scratch.json", "scratch.md"
 COLUMNS = ("model", "seed", "steps", "tokens", "step_kept", "kl_test", "perplexity_test")
+NUMBERS = {
+    **dict.fromkeys(("steps", "tokens", "step_kept"), int),
+    **dict.fromkeys(("kl_test", "perplexity_test"), float),
+}
 PRUNED, RECOVERED, EQUAL, BUDGET = "pruned", "pruned, recovered", "scratch-E", "scratch-B"
 
 
@@ -122,7 +125,8 @@ def _worth(tokens: float, parts: Parts, plan: Plan, batch: int) -> int:
 def _table(
     parts: Parts, setting: Setting, plan: Plan, jobs: Sequence[_Job], to: Path, progress: Progress
 ) -> pd.DataFrame:
-    done = _read(to / TABLE)
+    table = StudyTable(to / TABLE, COLUMNS, NUMBERS)
+    done = {(row["model"], row["seed"]): row for row in table.read()}
     for job in jobs:
         if job.key in done and int(done[job.key]["steps"]) == job.steps:
             continue
@@ -131,11 +135,10 @@ def _table(
         except KeyboardInterrupt:
             raise StoppedError(f"stopped before {job.model}; the same command goes on") from None
         done[job.key] = row
-        frame = pd.DataFrame([done[j.key] for j in jobs if j.key in done], columns=list(COLUMNS))
-        replaced(to / TABLE, lambda path, frame=frame: frame.to_csv(path, index=False))  # type: ignore[misc]
+        table.write(done[j.key] for j in jobs if j.key in done)
         shutil.rmtree(to / ".training", ignore_errors=True)
         progress.say(f"{job.model}: test kl {row['kl_test']:.4f}")
-    return pd.DataFrame([done[j.key] for j in jobs], columns=list(COLUMNS))
+    return table.frame(done[j.key] for j in jobs)
 
 
 def _row(
@@ -170,19 +173,6 @@ def fresh(model: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         made = type(model)(config)
     return made.float().eval()
-
-
-def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        whole = frame.astype(dict.fromkeys(("steps", "tokens", "step_kept"), int))
-        whole = whole.astype(dict.fromkeys(("kl_test", "perplexity_test"), float))  # so that no digit is lost
-        rows = [{str(k): row[k] for k in COLUMNS} for row in whole.to_dict("records")]
-    except (ValueError, KeyError) as error:
-        raise LedgerError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return {(row["model"], row["seed"]): row for row in rows}
 
 
 def markdown(frame: pd.DataFrame, plan: Plan, command: str) -> str:

@@ -214,8 +214,8 @@ class Decoder:
             kv_groups=groups,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             ffn=getattr(config, self.layout.width) or 4 * config.hidden_size,
-            vocabulary=config.vocab_size,
-            tied=bool(config.tie_word_embeddings),
+            vocabulary=getattr(config, "vocab_size", 0),  # an image model has none
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
             windows=tuple(self.window(config, i) for i in range(blocks)),
             bytes_per_value=getattr(torch, dtype).itemsize,
             dtype=dtype,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from autoprune.shape import Shape
 from autoprune.space import KINDS, Kind, SublayerPlan, token_keep
 
 
-class Encoder(Decoder):
+class Encoder(Decoder, ABC):
     """Runs and slices a stock classifier; what it has in common with decoders (units, weights, slicing) it inherits.
 
     A family names its `layout` and overrides `embed`, `inputs`, `classify`, `scale` and, where it differs, `check`.
@@ -43,13 +44,13 @@ class Encoder(Decoder):
                 f"{config.model_type}: {type(self.model).__name__} is not supported, only {self.layout.stock.__name__}"
             )
 
+    @abstractmethod
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits [B, classes] from what leaves the last block, [B, T, d]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outside_flops(self) -> int:
         """FLOPs outside blocks: the classifier's, and what embeds an image."""
-        raise NotImplementedError
 
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
@@ -123,26 +124,11 @@ class Encoder(Decoder):
         return out.transpose(1, 2).reshape(batch, count, -1)
 
     def _sizes(self, config: Any, blocks: int) -> Shape:
-        """What the config says."""
-        heads = config.num_attention_heads
-        dtype = str(getattr(self.model, "checkpoint_dtype", self.model.dtype)).removeprefix("torch.")
-        return Shape(
-            model_type=config.model_type,
-            blocks=blocks,
-            hidden=config.hidden_size,
-            heads=heads,
-            kv_groups=heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            ffn=getattr(config, self.layout.width),
-            vocabulary=getattr(config, "vocab_size", 0),
-            tied=False,
-            gated=False,
-            windows=(None,) * blocks,
-            bytes_per_value=getattr(torch, dtype).itemsize,
-            dtype=dtype,
-            task="sentences",
-            classes=config.num_labels,
-            specials=self.specials,
+        """A classifier has no head over words to tie."""
+        sizes = super()._sizes(config, blocks)
+        count = config.num_labels
+        return replace(
+            sizes, tied=False, gated=False, task="sentences", classes=count, specials=self.specials
         )
 
     def _counted(self, shape: Shape) -> Shape:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,3 +159,27 @@ def signal_at(pid: int, folder: Path, records: int, number: int) -> int:
 def runs() -> SimpleNamespace:
     """The helpers of this file; tests cannot import a conftest."""
     return SimpleNamespace(ordered=ordered, progress=progress, start=start, fork=fork, signal_at=signal_at)
+
+
+@contextmanager
+def interrupted_at_step(number: int) -> Iterator[None]:
+    """Ctrl-C in the step of distillation that is the `number`th from here on."""
+    from autoprune.recovery.distill import Distiller
+
+    real, calls = Distiller._step, [0]
+
+    def step(self: Distiller, at: int) -> float:
+        calls[0] += 1
+        if calls[0] == number:
+            raise KeyboardInterrupt
+        return real(self, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distiller, "_step", step)
+        yield
+
+
+@pytest.fixture
+def at_step() -> Callable[[int], AbstractContextManager[None]]:
+    """Interrupts a distillation; see `interrupted_at_step`."""
+    return interrupted_at_step

@@ -68,19 +68,8 @@ def test_the_same_command_trains_nothing_again(
     assert (done / "scratch.csv").read_text() == before
 
 
-def test_ctrl_c_keeps_what_is_done(
-    given: Any, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    real, calls = Distiller._step, [0]
-
-    def step(self: Distiller, number: int) -> float:
-        calls[0] += 1
-        if calls[0] == 12:
-            raise KeyboardInterrupt
-        return real(self, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Distiller, "_step", step)
+def test_ctrl_c_keeps_what_is_done(given: Any, done: Path, tmp_path: Path, at_step: Any, capsys: Any) -> None:
+    with at_step(12):
         assert study(given, tmp_path / "o", search_tokens=2000) == 3
     assert "stopped before scratch-E; the same command goes on" in capsys.readouterr().err
     assert study(given, tmp_path / "o", search_tokens=2000) == 0

@@ -87,18 +87,9 @@ def test_more_plans_go_on_where_it_ended(
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_end_is_the_same(
-    done: Path, given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    done: Path, given: Any, tmp_path: Path, at_step: Any, capsys: Any
 ) -> None:
-    real, calls = Distiller._step, [0]
-
-    def step(self: Distiller, number: int) -> float:
-        calls[0] += 1
-        if calls[0] == 12:
-            raise KeyboardInterrupt
-        return real(self, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Distiller, "_step", step)
+    with at_step(12):
         assert study(given, tmp_path / "o") == 3
     assert "stopped with 1 of 4 plans; the same command goes on" in capsys.readouterr().err
     assert study(given, tmp_path / "o") == 0

@@ -74,9 +74,13 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
             assert config["model_type"] == family and not files and "auto_map" not in config
         else:
             assert config["model_type"] == f"autoprune_{family}"
-            own = {
-                f"modeling_autoprune{ending}.py"
-                for ending in ("", "_cache", "_policies", "_encoder", f"_{family}")
+            shared = {
+                "bert": ["_postnorm"],
+                "roberta": ["_postnorm"],
+                "vit": ["_prenorm"],
+                "deit": ["_prenorm"],
             }
+            endings = ("", "_cache", "_policies", "_encoder", f"_{family}", *shared.get(family, []))
+            own = {f"modeling_autoprune{ending}.py" for ending in endings}
             rules = {f"tokens{ending}.py" for ending in ("", *(f"_{rule}" for rule in RULES))}
             assert files == own | rules

@@ -8,6 +8,7 @@ another one go. Such a slot attends by itself (`cut_attention`): what a policy k
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -56,13 +57,13 @@ class CutLayer(DynamicLayer):
             found.append(self.step(query[:, :, new], key[:, :, new], value[:, :, new], scaling))
         return torch.cat(found, dim=2)
 
+    @abstractmethod
     def begin(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
         """Keep what is left of a prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention's output for one token, [B, heads, 1, head_dim]; then something goes."""
-        raise NotImplementedError
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         near = None if self.sliding is None else self.visible(torch.arange(key.shape[2], device=key.device))

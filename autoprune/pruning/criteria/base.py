@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -54,7 +55,7 @@ class Site:
     best: Tensor
 
 
-class Criterion:
+class Criterion(ABC):
     """Scores single weights, and ranks units: by the summed scores of all weights that go with a unit, unless it says.
 
     `needs`: the gradients it asks for. `by_row`: single weights are compared within their output. `experts`: whether
@@ -65,9 +66,9 @@ class Criterion:
     experts: ClassVar[bool] = True
     by_row: ClassVar[bool] = False
 
+    @abstractmethod
     def weights(self, found: Evidence) -> Tensor:
         """Scores [out, in] of single weights, never negative; those of blocks are their sums."""
-        raise NotImplementedError
 
     def units(self, site: Site) -> Tensor:
         """Scores [units], comparable within the site."""

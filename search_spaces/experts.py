@@ -19,8 +19,8 @@ class Experts:
     """
 
     def __init__(self, counts: Sequence[int] | None = None, per_token: Sequence[int] | None = None) -> None:
-        self.counts = None if counts is None else tuple(counts)
-        self.per_token = None if per_token is None else tuple(per_token)
+        self.counts = _rising("counts", counts)
+        self.per_token = _rising("per_token", per_token)
 
     def options(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """The options of each setting: `experts` and, where there is a choice, `experts_per_token`."""
@@ -56,3 +56,9 @@ class Experts:
                     f"token) to {shape.experts}, as many as this model has"
                 )
         return tuple(sorted({0, *counts, shape.experts})), options
+
+
+def _rising(name: str, given: Sequence[int] | None) -> tuple[int, ...] | None:
+    if given is not None and (not given or list(given) != sorted(set(given))):
+        raise SettingError(f"space.experts.{name}={list(given)} must rise, and there must be some")
+    return None if given is None else tuple(given)

@@ -27,6 +27,7 @@ from autoprune.run.calibration import mask_settings, recipe_of
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
+from autoprune.run.typed import check_types
 from autoprune.shape import AnalyticCosts, Task
 from autoprune.space import CostModel, Plan, Space, is_mask
 from autoprune.sublayers import SpacePart, join, joint_options
@@ -247,10 +248,11 @@ def search_evaluation(parts: Parts, wanted: Sequence[Objective]) -> Evaluation:
 
 
 def instantiate(node: Any, *args: Any) -> Any:
-    """Hydra's instantiate with a user's mistakes told as such."""
+    """Hydra's instantiate with a user's mistakes, wrong types of settings among them, told as such."""
     import hydra
     from hydra.errors import InstantiationException
 
+    check_types(node, str(node._get_full_key(None)))
     try:
         return hydra.utils.instantiate(node, *args, _convert_="all")
     except InstantiationException as error:

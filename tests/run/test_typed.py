@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from autoprune.config import compose
 from autoprune.errors import SettingError
+from autoprune.run.parts import instantiate
 from autoprune.run.typed import check_types
 
 
@@ -52,3 +53,25 @@ def test_types_for_type_checkers_only_are_not_needed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("hydra.utils.get_class", lambda name: Plugin)
     check_types(OmegaConf.create({"_target_": "some.Plugin", "depth": "deep"}), "search")
+
+
+@pytest.mark.parametrize(
+    ("group", "words", "said"),
+    [
+        ("space.experts", ["space=[experts]", "space.experts.counts=abc"], "counts=abc must be a list"),
+        ("space.kv_cache", ["space=[kv_cache]", "space.kv_cache.options=[a]"], "each of it a whole number"),
+        ("space.structured", ["space.structured.ffn_options=[]"], "ffn_options=[] must be a whole number"),
+        ("evaluator.divergence", ["evaluator.divergence.top_k=x"], "top_k=x must be a whole number"),
+        ("executor", ["executor=ray", "executor.workers=two"], "executor.workers=two must be a whole number"),
+    ],
+)
+def test_whatever_hydra_makes_is_checked(group: str, words: list[str], said: str) -> None:
+    node = OmegaConf.select(compose(["model=docs-llama", *words]), group)
+    with pytest.raises(SettingError) as caught:
+        instantiate(node)
+    assert str(caught.value).startswith(group) and said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["structured", "sparsity", "experts", "merging", "kv_cache", "tokens"])
+def test_every_space_is_made_of_its_defaults(name: str) -> None:
+    assert instantiate(compose(["model=docs-llama", f"space=[{name}]"]).space[name]) is not None

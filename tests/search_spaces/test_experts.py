@@ -128,3 +128,10 @@ def test_widths_of_experts_are_multiples_of_8() -> None:
     assert Structured().options(dataclasses.replace(SHAPE, ffn=24))["width"][1] < 8
     with pytest.raises(SettingError, match="space.structured.ffn_multiple=12 must be a multiple of 8"):
         Structured(ffn_multiple=12).genes(MOE)
+
+
+@pytest.mark.parametrize("given", [[], [3, 2], [2, 2]])
+def test_options_rise(given: list[int]) -> None:
+    for name in ("counts", "per_token"):
+        with pytest.raises(SettingError, match=f"space.experts.{name}=.* must rise, and there must be some"):
+            Experts(**{name: given})

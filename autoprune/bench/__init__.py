@@ -29,6 +29,7 @@ BENCHMARKS = (
     "criteria",
     "tokens",
     "allocators",
+    "eep",
 )  # modules of this package with a `main(args)`
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from autoprune.allocation import BASELINES
 from autoprune.errors import SettingError, nearest
 
 GROUPS = "autoprune.conf"
@@ -26,7 +27,7 @@ class Calibration:
     mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
     expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
-    reference: str = "dense"  # or uniform@r, or a file that holds a plan
+    reference: str = "dense"  # or uniform@r or another baseline, or a file that holds a plan
 
 
 @dataclass
@@ -87,6 +88,8 @@ class Config:
     finalists: int = 48
     front_points: int = 16
     uniform: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    # at these ratios: uniform, or an allocator (owl, magnitude, nirvana, stun), which is a seed too
+    baselines: list[str] = field(default_factory=lambda: ["uniform"])
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
@@ -166,6 +169,7 @@ def validate(cfg: DictConfig) -> None:
     for ratio in cfg.uniform:
         if not 0 < ratio <= 1:
             raise SettingError(f"uniform holds {ratio}; each ratio must be above 0 and at most 1")
+    _check_baselines(list(cfg.baselines))
     if not cfg.targets or len(set(cfg.targets)) < len(cfg.targets) or not all(0 < r < 1 for r in cfg.targets):
         raise SettingError(
             f"targets={list(cfg.targets)}: name at least one ratio between 0 and 1, and each once"
@@ -191,6 +195,14 @@ def _check_required(cfg: DictConfig) -> None:
     for key in ("model", "data", "out", "space", "evaluator"):
         if not cfg[key]:
             raise SettingError(f"{key}= is empty; it must name something")
+
+
+def _check_baselines(names: list[str]) -> None:
+    for name in names:
+        if name not in BASELINES:
+            raise SettingError(f"baselines holds {name!r}, which is unknown" + nearest(name, BASELINES))
+    if len(set(names)) < len(names):
+        raise SettingError(f"baselines={names}: name each once")
 
 
 def _check_objectives(objectives: list[str]) -> None:

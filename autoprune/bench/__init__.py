@@ -28,6 +28,8 @@ BENCHMARKS = (
     "cache",
     "criteria",
     "tokens",
+    "allocators",
+    "eep",
 )  # modules of this package with a `main(args)`
 
 

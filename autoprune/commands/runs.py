@@ -50,7 +50,7 @@ def _report(args: Namespace) -> None:
 def _declare_export(parser: Parser) -> None:
     parser.add_argument("dir", metavar="DIR", help="a run folder")
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--key", metavar="K", help="the plan of this key")
+    choice.add_argument("--key", metavar="K", help="the plan of this key, or of a row's name: owl@0.5")
     for metric in EXPORTED_BY[1:]:
         choice.add_argument(
             f"--{metric}", metavar="0.6x", help=f"the best plan whose {metric} is at most this"

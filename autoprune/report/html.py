@@ -17,6 +17,7 @@ from autoprune.report.facts import RunFacts
 from autoprune.report.files import write_text
 from autoprune.report.rows import (
     PHASES,
+    baselines,
     complete,
     dense,
     front,
@@ -161,7 +162,7 @@ def _heads(frame: pd.DataFrame) -> list[str]:
 def _table(frame: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
     """Heads and (kind, cells) of dense, then of all rows by falling size; columns never measured are left out."""
     first = dense(frame)
-    body = pd.concat([uniform(frame), front(frame)]).sort_values(
+    body = pd.concat([baselines(frame), front(frame)]).sort_values(
         size_column(frame), ascending=False, kind="stable"
     )
     ordered = body if first is None else pd.concat([first.to_frame().T, body])

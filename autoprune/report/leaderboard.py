@@ -20,6 +20,7 @@ from autoprune.report.rows import (
     NUMBERS,
     RECOVERED,
     TEXT,
+    baselines,
     complete,
     dense,
     front,
@@ -29,7 +30,6 @@ from autoprune.report.rows import (
     quality_label,
     size_column,
     spread,
-    uniform,
     word,
 )
 from autoprune.report.summary import beside, change
@@ -123,9 +123,9 @@ def _further(frame: pd.DataFrame) -> tuple[str, str]:
 
 
 def _ordered(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Dense first, then at most `limit` front rows and all uniform rows by falling size."""
+    """Dense first, then at most `limit` front rows and all baselines by falling size."""
     first = dense(frame)
-    body = pd.concat([uniform(frame), spread(front(frame), limit)])
+    body = pd.concat([baselines(frame), spread(front(frame), limit)])
     body = body.sort_values([size_column(frame), "kv_ratio"], ascending=False, kind="stable")
     return body if first is None else pd.concat([first.to_frame().T, body])
 

@@ -49,6 +49,17 @@ def uniform(rows: pd.DataFrame) -> pd.DataFrame:
     return _sorted(rows[rows["name"].astype(str).str.startswith("uniform@")])
 
 
+def is_baseline(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of plans that no search has found: `uniform@r` and those of allocators."""
+    kinds = rows["name"].astype(str).str.partition("@")
+    return (kinds[1] == "@") & (kinds[0] != "target")
+
+
+def baselines(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `uniform@r` and of allocators, largest first."""
+    return _sorted(rows[is_baseline(rows)])
+
+
 def front(rows: pd.DataFrame) -> pd.DataFrame:
     """The front points, largest first."""
     return _sorted(rows[rows["name"].astype(str).str.startswith("front")])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoprune.allocation import BASELINES
 from autoprune.data import Corpus, Windows
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
@@ -15,10 +16,10 @@ from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
 from autoprune.pruning.masks.methods import METHODS
 from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
-from autoprune.shape import AnalyticCosts, Shape
+from autoprune.run.baselines import Named, baseline_candidates
+from autoprune.shape import AnalyticCosts, Shape, full_plan
 from autoprune.space import Plan, is_mask
 from autoprune.sublayers import join, joint_options
-from autoprune.uniform import uniform_candidates
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,9 +30,16 @@ TOKENS = 65_536  # calibration tokens when nothing is said
 
 
 def recipe_of(
-    cfg: DictConfig, shape: Shape, corpus: Corpus, space_parts: Sequence[SpacePart]
+    cfg: DictConfig,
+    shape: Shape,
+    corpus: Corpus,
+    space_parts: Sequence[SpacePart],
+    named: Named | None = None,
 ) -> LadderRecipe:
-    """The ladder recipe of a run; raises SettingError or DataError naming the setting."""
+    """The ladder recipe of a run; raises SettingError or DataError naming the setting.
+
+    `named` gives the allocators that a reference may name.
+    """
     settings = cfg.calibration
     choices = {"ladder": LADDERS, "criterion": tuple(CRITERIA), "mask": tuple(METHODS)}
     for name, allowed in choices.items():
@@ -46,14 +54,16 @@ def recipe_of(
             f"calibration.criterion={settings.criterion} does not rank the neurons of experts; allowed: {known}"
         )
     name = "calibration.reference"
-    reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name)
+    reference = named_plan(str(settings.reference), shape, space_parts, int(cfg.window), name, named)
     if reference is not None and settings.ladder != "refit":
         raise SettingError(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
             "nested ladders keep the dense weights"
         )
+    if reference is not None and reference.unmasked == full_plan(shape):
+        raise SettingError(f"{name}={settings.reference} keeps all units: there is nothing to refit behind")
     return LadderRecipe(
-        windows=_windows(cfg, corpus),
+        windows=calibration_windows(cfg, corpus),
         sequences=int(cfg.sequences),
         ladder=str(settings.ladder),
         criterion=str(settings.criterion),
@@ -82,7 +92,7 @@ def _expert_criterion(name: str | None, shape: Shape) -> str | None:
     return (name or EXPERT_CRITERION) if shape.experts else None
 
 
-def _windows(cfg: DictConfig, corpus: Corpus) -> Windows:
+def calibration_windows(cfg: DictConfig, corpus: Corpus) -> Windows:
     """Windows of the calibration split, in an order that the seed decides; DataError when there are too few."""
     windows, wanted = corpus.windows(Split.CALIBRATION), cfg.calibration.tokens
     count = max(1, int(TOKENS if wanted is None else wanted) // int(cfg.window))
@@ -98,19 +108,25 @@ def _windows(cfg: DictConfig, corpus: Corpus) -> Windows:
 
 
 def named_plan(
-    text: str, shape: Shape, space_parts: Sequence[SpacePart], tokens: int, setting: str
+    text: str,
+    shape: Shape,
+    space_parts: Sequence[SpacePart],
+    tokens: int,
+    setting: str,
+    named: Named | None = None,
 ) -> Plan | None:
-    """The plan that a setting names by `uniform@r`, a checkpoint or a plan file; None for `dense`."""
+    """The plan that a setting names by `uniform@r`, `owl@r` …, a checkpoint or a plan file; None for `dense`."""
     if text == "dense":
         return None
     space = join(space_parts, shape, [AnalyticCosts(shape, tokens)])
-    if text.startswith("uniform@"):
+    name, at, ratio = text.partition("@")
+    if at and name in BASELINES:
         try:
-            found = uniform_candidates(space, float(text.removeprefix("uniform@")))
+            found = baseline_candidates(space, name, float(ratio), "params", named, setting)
         except ValueError as error:
-            raise SettingError(f"{setting}={text}: write a ratio, as in uniform@0.5") from error
+            raise SettingError(f"{setting}={text}: write a ratio, as in {name}@0.5") from error
         if not found:
-            raise SettingError(f"{setting}={text}: no uniform plan is that small")
+            raise SettingError(f"{setting}={text}: no {name} plan is that small")
         return space.decode(found[0])
     return _plan_file(text, shape, setting)
 
@@ -119,7 +135,10 @@ def _plan_file(text: str, shape: Shape, setting: str) -> Plan:
     path = Path(text).expanduser()
     path = path / "autoprune_plan.json" if path.is_dir() else path
     if not path.is_file():
-        raise SettingError(f"{setting}={text} is neither dense, nor uniform@RATIO, nor a file with a plan")
+        raise SettingError(
+            f"{setting}={text} is neither dense, nor a baseline@RATIO ({', '.join(BASELINES)}), "
+            "nor a file with a plan"
+        )
     try:
         plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except (SpaceError, UnicodeDecodeError) as error:

@@ -136,12 +136,12 @@ def _card(
 
 
 def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -> pd.Series:
-    """A row by key, or the row of lowest selection KL within one bound on params, prefill or decode.
+    """A row by key or name (`owl@0.5`), or that of lowest selection KL within one bound on params, prefill or decode.
 
     Raises SettingError naming what there is.
     """
     if key is not None:
-        match = frame[frame["key"].str.startswith(key)]
+        match = frame[frame["key"].str.startswith(key) | (frame["name"] == key)]
         if not len(match):
             raise SettingError(f"--key {key} is not on the leaderboard; keys: {', '.join(frame['key'])}")
         if match["key"].nunique() > 1:

@@ -1,4 +1,4 @@
-"""After the search: finalists on *selection*, the front, the uniform baselines, and both on *test*."""
+"""After the search: finalists on *selection*, the front, the baselines, and both on *test*."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from autoprune.evaluation import Evaluation, Failure
 from autoprune.ledger import Ledger
 from autoprune.objective import Fidelity, Objective, Split, non_dominated
+from autoprune.run.baselines import Named, baseline_candidates
 from autoprune.space import Candidate, Plan, Space
 from autoprune.study import Searcher
-from autoprune.uniform import uniform_candidates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,15 +168,23 @@ def finalist(space: Space, candidate: Candidate, ladders: str = "") -> Finalist:
     return Finalist(space.decode(candidate), space.cost(candidate), ladders)
 
 
-def uniform_entries(space: Space, ratios: Sequence[float]) -> dict[float, list[Finalist]]:
-    """The uniform plans of every ratio that has some, on the run's own ladders.
+def baseline_entries(
+    space: Space, names: Sequence[str], ratios: Sequence[float], named: Named | None = None
+) -> dict[str, list[Finalist]]:
+    """The plans of every `NAME@RATIO` that has some, on the run's own ladders; of a name, falling as given.
 
     Ratios are of block parameters, of FLOPs in a space that leaves those as they are.
     """
     least, dense = (space.cost(c)["params"] for c in (Candidate((0,) * len(space.genes)), space.dense))
     metric = "params" if least < dense else "flops"
-    found = {r: [finalist(space, c) for c in uniform_candidates(space, r, metric)] for r in ratios}
-    return {r: group for r, group in found.items() if group}
+    found = {
+        f"{name}@{ratio:g}": [
+            finalist(space, c) for c in baseline_candidates(space, name, ratio, metric, named)
+        ]
+        for name in names
+        for ratio in ratios
+    }
+    return {name: group for name, group in found.items() if group}
 
 
 def best_of(found: Sequence[Finalist], scores: Scores, metric: str) -> Finalist | None:

@@ -17,13 +17,13 @@ from autoprune.evaluation import Context, Evaluation, FinalEvaluator, WindowEval
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
-from autoprune.pruning.allocators import allocations
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.masks.build import masked
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.recipe import LadderRecipe
-from autoprune.run.calibration import mask_settings, recipe_of
+from autoprune.run.baselines import Baselines
+from autoprune.run.calibration import calibration_windows, mask_settings, recipe_of
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
@@ -57,6 +57,7 @@ class Parts:
     ladders: StoredLadders | MaskedLadders
     supernet: Supernet
     space_parts: tuple[SpacePart, ...]
+    baselines: Baselines
     evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
 
@@ -88,12 +89,8 @@ class Parts:
         return space.decode(space.dense)
 
     def allocations(self) -> list[Allocation]:
-        """What allocators say of a space with masks."""
-        if not isinstance(self.ladders, MaskedLadders):
-            return []
-        return allocations(
-            self.adapter, self.ladders.statistics, [n for n, o in self.options().items() if len(o) > 1]
-        )
+        """What searches may start from besides uniform plans."""
+        return self.baselines.seeds(list(self.cfg.baselines))
 
     def options(self) -> dict[str, tuple[int, ...]]:
         """The options of every plan setting."""
@@ -156,7 +153,9 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     if prompt is not None:
         adapter.prompt_len = prompt
     check_settings(cfg, space_parts, adapter.shape)
-    recipe = recipe_of(cfg, adapter.shape, corpus, space_parts)
+    given = adapter, loaded.digest, calibration_windows(cfg, corpus), int(cfg.sequences), space_parts, cache
+    baselines = Baselines(*given)
+    recipe = recipe_of(cfg, adapter.shape, corpus, space_parts, baselines.named)
     with progress.stage("building ladders") as step:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
     stored = open_ladders(adapter, loaded, folder, recipe, space_parts, cache, progress)
@@ -166,9 +165,8 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
             ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
     supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
-    return Parts(
-        cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts, evaluators, last
-    )
+    opened = cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts
+    return Parts(*opened, baselines, evaluators, last)
 
 
 def make_evaluators(

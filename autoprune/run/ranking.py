@@ -1,4 +1,4 @@
-"""Which plans a run shows: finalists of the search, the front, uniform baselines; all on held-out splits."""
+"""Which plans a run shows: finalists of the search, the front, baselines; all on held-out splits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 
 def ranked(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Entry]:
-    """Dense, the best uniform of every ratio, and the front, with their metrics on selection and test."""
+    """Dense, the best of every baseline, and the front, with their metrics on selection and test."""
     cfg, dense = run.cfg, finals.finalist(run.space, run.space.dense)
     parts_of = _parts_of(run, ledger)
     scorer = finals.Scorer(_evaluations(run, parts_of), ledger)
     found = [f for f in _finalists(run, ledger, driver) if f.name != dense.name]
-    uniform = finals.uniform_entries(run.space, list(cfg.uniform))
-    everyone = [dense, *found, *(f for group in uniform.values() for f in group)]
+    wanted = list(cfg.baselines), list(cfg.uniform)
+    baselines = finals.baseline_entries(run.space, *wanted, run.parts.baselines.named)
+    everyone = [dense, *found, *(f for group in baselines.values() for f in group)]
     with run.progress.stage("finalists on selection") as step:
         selected = scorer.score(everyone, held_out(cfg, run.parts.corpus, Split.SELECTION), step)
-    named = _named(run, found, uniform, selected)
+    named = _named(run, found, baselines, selected)
     with run.progress.stage("front on test") as step:
         tested = scorer.score([f for _, f in named], held_out(cfg, run.parts.corpus, Split.TEST), step)
     own = score_finalists(parts_of, ledger, [f for _, f in named], run.progress)
@@ -43,15 +44,15 @@ def ranked(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Entry
 def _named(
     run: Run,
     found: list[finals.Finalist],
-    uniform: dict[float, list[finals.Finalist]],
+    baselines: dict[str, list[finals.Finalist]],
     selected: finals.Scores,
 ) -> list[tuple[str, finals.Finalist]]:
     """The rows of the leaderboard, chosen on selection."""
     quality = finals.quality_metric(run.objectives)
     named = [("dense", finals.finalist(run.space, run.space.dense))]
-    for ratio, group in uniform.items():
+    for name, group in baselines.items():
         best = finals.best_of(group, selected, quality)
-        named += [(f"uniform@{ratio:g}", best)] if best is not None else []
+        named += [(name, best)] if best is not None else []
     front = finals.front_of(found, selected, run.objectives, int(run.cfg.front_points))
     named += [("front", f) for f in front]
     for target in run.targets if len(run.targets) > 1 else ():

@@ -81,7 +81,8 @@ def study(cfg: DictConfig, wanted: Wanted, to: Path, command: str, progress: Pro
         if recovery is None or recovery.steps < 1:
             raise SettingError("study scratch needs a recovery of at least one step: --steps 300")
         setting = setting_of(parts, recovery)
-        plan = named_plan(wanted.plan, parts.adapter.shape, parts.space_parts, int(cfg.window), "--plan")
+        of = parts.adapter.shape, parts.space_parts, int(cfg.window)
+        plan = named_plan(wanted.plan, *of, "--plan", parts.baselines.named)
         if plan is None:
             raise SettingError(
                 "--plan=dense is no pruned model; name a checkpoint, a plan file or uniform@0.5"

@@ -85,6 +85,8 @@ def test_numbers_below_their_bound_are_refused(key: str) -> None:
         ("tokens=nan", "tokens=nan is out of range; it must be a finite number of at least 1"),
         ("tokens=inf", "tokens=inf is out of range"),
         ("seconds=0", "seconds=0.0 is out of range; it must be a finite number above 0"),
+        ("baselines=[uniform,owls]", "baselines holds 'owls', which is unknown; did you mean 'owl'"),
+        ("baselines=[owl,owl]", "baselines=['owl', 'owl']: name each once"),
         ("uniform=[0.5,1.5]", "uniform holds 1.5; each ratio must be above 0 and at most 1"),
         ("latency.mode=of", "latency.mode=of is unknown; did you mean 'off'?"),
         ("objectives=[]", "name at least one metric"),

@@ -29,7 +29,8 @@ def bounds(**given: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("key", "found"), [("bb44", "bb44"), ("ba", "ba33"), ("aa11", "aa11"), ("ab", "ab22")]
+    ("key", "found"),
+    [("bb44", "bb44"), ("ba", "ba33"), ("aa11", "aa11"), ("ab", "ab22"), ("uniform@0.5", "ab22")],
 )
 def test_a_key_may_be_shortened_and_may_stand_twice(key: str, found: str) -> None:
     assert choose(FRAME, key, NONE)["key"] == found

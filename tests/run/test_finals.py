@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autoprune.allocation import Allocation
 from autoprune.evaluation import Failure, Scores
 from autoprune.ledger import Ledger
 from autoprune.objective import Fidelity, Objective, Split, dominates
@@ -17,13 +18,13 @@ from autoprune.run.finals import (
     EXTRA,
     Entry,
     Scorer,
+    baseline_entries,
     best_of,
     finalist,
     finalists,
     front_of,
     quality_metric,
     thin,
-    uniform_entries,
 )
 from autoprune.space import Candidate, Plan
 from tests.tabular import KL, PARAMS, structured_space
@@ -145,8 +146,21 @@ def test_the_best_uniform_is_chosen_on_selection() -> None:
 
 
 def test_every_ratio_that_has_one_gets_its_uniform_candidates() -> None:
-    found = uniform_entries(SPACE, [0.5, 0.9])
-    assert sorted(found) == [0.5, 0.9] and all(found.values())
+    found = baseline_entries(SPACE, ["uniform"], [0.5, 0.9])
+    assert sorted(found) == ["uniform@0.5", "uniform@0.9"] and all(found.values())
+
+
+def test_allocators_stand_beside_uniform_where_they_have_a_plan() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def named(name: str, setting: str) -> Allocation:
+        asked.append((name, setting))
+        return lambda gene, level: max(level, 0.3)
+
+    found = baseline_entries(SPACE, ["uniform", "owl"], [0.5, 0.01], named)
+    assert list(found) == ["uniform@0.5", "uniform@0.01", "owl@0.5"], "nothing of it is that small"
+    assert found["owl@0.5"][0].costs["params"] <= 0.5 * SPACE.cost(SPACE.dense)["params"]
+    assert set(asked) == {("owl", "baselines")}
 
 
 def test_an_entry_that_failed_is_infinitely_bad() -> None:

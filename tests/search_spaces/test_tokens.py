@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.errors import InfeasibleError, SettingError
 from autoprune.objective import Constraint, parse_constraint
-from autoprune.run.finals import uniform_entries
+from autoprune.run.finals import baseline_entries
 from autoprune.shape import AnalyticCosts, Shape, kept_count
 from autoprune.space import Candidate, plan_cost, token_keep
 from autoprune.sublayers import SublayerSpace, join
@@ -106,10 +106,11 @@ def test_an_attention_that_is_gone_drops_nothing() -> None:
 
 
 def test_uniform_plans_are_of_flops_where_parameters_stay() -> None:
-    found = uniform_entries(space(), [0.7])[0.7]
+    found = baseline_entries(space(), ["uniform"], [0.7])["uniform@0.7"]
     for finalist in found:
         assert 0.6 < finalist.costs["flops"] / space().cost(space().dense)["flops"] <= 0.7
-    assert uniform_entries(space(structured=True), [0.7])[0.7][0].costs["params"] < found[0].costs["params"]
+    narrower = baseline_entries(space(structured=True), ["uniform"], [0.7])["uniform@0.7"]
+    assert narrower[0].costs["params"] < found[0].costs["params"]
 
 
 @pytest.mark.parametrize(

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 from autoprune.allocation import Allocation
-from autoprune.models.base import Adapter
-from autoprune.pruning.masks.statistics import Statistics
+from autoprune.errors import SettingError
+from autoprune.pruning.allocators.base import Ground
 from autoprune.shape import full_plan, matrices
-from autoprune.space import OptionGene, is_mask
+from autoprune.space import OptionGene
 
 SPREAD = 0.08  # lambda: the largest distance of a block from the mean
 OUTLIER = 5.0  # M: an outlier is so many times the block's mean
 
 
-def owl(adapter: Adapter, statistics: Statistics) -> Allocation:
+def owl(ground: Ground) -> Allocation:
     """Shares of blocks: level + 2 lambda (D - min D) / (max D - min D) - its mean, D the share of outliers.
 
-    Outliers are entries of |w| |x_j|_2 above M times their block's mean. Units stay whole.
+    Outliers are entries of |w| |x_j|_2 above M times their block's mean.
     """
-    outliers = [_outliers(adapter, statistics, block) for block in range(adapter.shape.blocks)]
+    if ground.adapter.shape.experts and not ground.masks:
+        raise SettingError("owl needs masks here: of experts it does not know what enters their matrices")
+    outliers = [_outliers(ground, block) for block in range(ground.adapter.shape.blocks)]
     low, span = min(outliers), max(outliers) - min(outliers)
     raw = [2 * SPREAD * (d - low) / span if span > 0 else 0.0 for d in outliers]
     offsets = [r - sum(raw) / len(raw) for r in raw]
 
     def share(gene: OptionGene, level: float) -> float:
-        return min(1.0, max(0.0, level + offsets[gene.block])) if is_mask(gene.setting) else 1.0
+        return min(1.0, max(0.0, level + offsets[gene.block])) if ground.divides(gene) else 1.0
 
     return share
 
 
-def _outliers(adapter: Adapter, statistics: Statistics, block: int) -> float:
-    found = []
+def _outliers(ground: Ground, block: int) -> float:
+    found, adapter = [], ground.adapter
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
-            norms = statistics.inputs(block, sublayer.kind, name).second.diagonal().sqrt()
+            norms = ground.statistics.inputs(block, sublayer.kind, name).second.diagonal().sqrt()
             found.append((weights[name].double().abs() * norms).flatten())
     entries = sum(len(f) for f in found)
     mean = sum(float(f.sum()) for f in found) / entries

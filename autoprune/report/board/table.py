@@ -13,6 +13,7 @@ import pandas as pd
 from autoprune.errors import LedgerError
 from autoprune.report import leaderboard, recovered
 from autoprune.report.rows import COLUMNS
+from autoprune.report.rows import is_baseline as rows_of_baselines
 from autoprune.runs import Seen, data_name, find_runs, model_name
 
 STABLE = COLUMNS[: COLUMNS.index("name")]
@@ -117,7 +118,7 @@ def fronts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines(rows: pd.DataFrame) -> pd.DataFrame:
-    """Dense and uniform rows, each once however many runs have it, and of no run; a measured one if there is one."""
+    """Dense and baseline rows, each once however many runs have it, and of no run; a measured one if there is one."""
     hits = rows[is_baseline(rows)]
     order = hits["decode_ratio"].isna().sort_values(kind="stable").index
     once = hits.loc[order].drop_duplicates(["name", "key", "kl_test"]).sort_index()
@@ -125,6 +126,5 @@ def baselines(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_baseline(rows: pd.DataFrame) -> pd.Series:
-    """Whether a row is a dense or a uniform one."""
-    names = rows["name"].astype(str)
-    return (names == "dense") | names.str.startswith("uniform@")
+    """Whether a row is the dense one's or a baseline's."""
+    return (rows["name"] == "dense") | rows_of_baselines(rows)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,16 +20,31 @@ def cluster_order(statistics: ExpertStatistics, draw: tuple[int, int]) -> Tensor
     cluster's weights stays, the other leaves: so every count keeps one expert a cluster, and counts are nested. The
     paper takes the nearest of all the cluster's experts, which is not.
     """
-    distance = _distances(statistics.weights["router"].double())
+    found = list(joins(statistics.weights))
+    last = found[-1].stays if found else 0
+    return torch.tensor([last, *(j.leaves for j in reversed(found))])
+
+
+@dataclass(frozen=True)
+class Join:
+    """Two clusters that become one, by the experts that stand for them, and how far apart they are."""
+
+    stays: int
+    leaves: int
+    distance: float
+
+
+def joins(weights: Weights) -> Iterator[Join]:
+    """All joins of the experts with these weights, the nearest first; distances |r_i - r_j| / |R| never fall."""
+    distance = _distances(weights["router"].double())
     clusters = {expert: [expert] for expert in range(len(distance))}  # by the expert that stands for it
-    gone: list[int] = []
     while len(clusters) > 1:
         first, second = _nearest(distance, clusters)
+        apart = float(distance[clusters[first]][:, clusters[second]].max())
         joined = clusters.pop(first) + clusters.pop(second)
-        stays, leaves = _closer(statistics.weights, joined, (first, second))
+        stays, leaves = _closer(weights, joined, (first, second))
         clusters[stays] = joined
-        gone.append(leaves)
-    return torch.tensor([*clusters, *reversed(gone)])
+        yield Join(stays, leaves, apart)
 
 
 def _distances(rows: Tensor) -> Tensor:

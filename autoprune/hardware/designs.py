@@ -2,67 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
-from autoprune.shape import Shape
-from autoprune.space import Plan
+from autoprune.hardware.terms import EXPERTS, SIZES, Options
+from autoprune.space import Candidate, OptionGene, Plan
+from autoprune.sublayers import SublayerSpace
 
 GONE = 0.1  # chance that a sublayer of a random plan is gone, whatever else it keeps
 SMALLEST = 0.15  # level of the smallest random plan: what it keeps, between nothing (0) and everything (1)
-SPREAD = 0.35  # how far a sublayer of a random plan may be from the plan's level
+SPREAD = (
+    0.35  # how far a sublayer of a random plan may be from the plan's level, and a setting's level from it
+)
+STRAY = 0.3  # chance that a block of a probe does not hold the probe's option
+PER_PART = 1.5  # probes for every number that is fitted
+FEWEST = 16  # probes
 
 
-def probes(
-    shape: Shape, kv_options: Sequence[int], ffn_options: Sequence[int], seed: int = 0
-) -> dict[str, Plan]:
-    """The dense plan, and for every option one that has it in all blocks beside random ones of the other kind.
+def profiled(full: Plan, options: Options) -> SublayerSpace:
+    """Every setting of a plan as a gene with all its options; sizes have zero and the full one among theirs."""
+    genes = []
+    for at, sublayer in enumerate(full.sublayers):
+        for name, most in sublayer.settings:
+            own = set(options.get(name, ()))
+            if name in (*SIZES.values(), EXPERTS[0]):
+                own |= {0, int(most)}
+            if len(own) > 1:
+                genes.append(OptionGene(at // 2, sublayer.kind, name, tuple(sorted(own))))
+    return SublayerSpace(tuple(genes), full, ())
 
-    A sublayer costs more among others than alone, where all it touches stays in the nearest cache: so none is
-    ever measured alone. The zero option is held by every second block.
+
+def probes(space: SublayerSpace, parts: int, seed: int = 0) -> dict[str, Plan]:
+    """The dense plan, and for every part that is fitted some that hold one option of each setting in most blocks.
+
+    Every setting goes through its options equally often, in an order of its own. A sublayer costs more among others
+    than alone, where all it touches stays in the nearest cache: so none is ever measured alone. The zero option is
+    held by every second block.
     """
-    rng = Random(seed)
-    groups, widths = all_options(shape, kv_options, ffn_options)
-    blocks = range(shape.blocks)
-    plans = {"dense": [(shape.kv_groups, shape.ffn)] * shape.blocks}
-    for option in groups:
-        own = [option or (rng.choice(groups[1:]) if block % 2 else 0) for block in blocks]
-        plans[f"attention {option}"] = [(g, rng.choice(widths)) for g in own]
-    for option in widths:
-        own = [option or (rng.choice(widths[1:]) if block % 2 else 0) for block in blocks]
-        plans[f"ffn {option}"] = [(rng.choice(groups), w) for w in own]
-    return {name: Plan.of(pairs) for name, pairs in plans.items()}
+    rng, found = Random(seed), {"dense": space.decode(space.dense)}
+    settings = _settings(space)
+    longest = max(map(len, settings.values()), default=0)
+    count = max(FEWEST, round(PER_PART * parts), 2 * longest)
+    leading = {name: _balanced(options, count, rng) for name, options in settings.items()}
+    for number in range(count):
+        held = {name: row[number] for name, row in leading.items()}
+        found[f"probe {number}"] = space.decode(Candidate(tuple(_held(g, held, rng) for g in _genes(space))))
+    return found
 
 
-def random_plans(
-    shape: Shape, kv_options: Sequence[int], ffn_options: Sequence[int], count: int, seed: int
-) -> list[Plan]:
+def random_plans(space: SublayerSpace, count: int, seed: int) -> list[Plan]:
     """Different random plans, from small ones to nearly everything, with unlike blocks and sublayers gone.
 
     Fewer than `count` where a space is too small to hold so many.
     """
     rng = Random(seed)
-    groups, widths = all_options(shape, kv_options, ffn_options)
     plans: dict[str, Plan] = {}
     for index in range(10 * count):
         if len(plans) == count:
             break
         level = SMALLEST + (1 - SMALLEST) * (index % count + 0.5) / count
-        pairs = [(_near(level, groups, rng), _near(level, widths, rng)) for _ in range(shape.blocks)]
-        plan = Plan.of(pairs)
+        levels = {name: _share(level, rng) for name in _settings(space)}
+        values = tuple(_near(levels[_name(g)], g.options, rng) for g in _genes(space))
+        plan = space.decode(Candidate(values))
         plans.setdefault(plan.key, plan)
     return list(plans.values())
 
 
-def all_options(
-    shape: Shape, kv_options: Sequence[int], ffn_options: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """KV groups and widths with zero and the full one among them, rising."""
-    return sorted({0, *kv_options, shape.kv_groups}), sorted({0, *ffn_options, shape.ffn})
+def _settings(space: SublayerSpace) -> Mapping[tuple[str, str], tuple[int, ...]]:
+    """The options of each setting of each kind of sublayer, those of all blocks together."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for gene in _genes(space):
+        found.setdefault(_name(gene), set()).update(gene.options)
+    return {name: tuple(sorted(options)) for name, options in found.items()}
+
+
+def _name(gene: OptionGene) -> tuple[str, str]:
+    return gene.kind, gene.setting
+
+
+def _genes(space: SublayerSpace) -> list[OptionGene]:
+    return [gene for gene in space.genes if isinstance(gene, OptionGene)]
+
+
+def _balanced(options: Sequence[int], count: int, rng: Random) -> list[int]:
+    """Every option equally often, in random order."""
+    row = [options[i % len(options)] for i in range(count)]
+    rng.shuffle(row)
+    return row
+
+
+def _held(gene: OptionGene, held: Mapping[tuple[str, str], int], rng: Random) -> int:
+    """The index of what a block of a probe holds."""
+    option, rest = held[_name(gene)], [o for o in gene.options if o]
+    if option not in gene.options or rng.random() < STRAY:
+        option = rng.choice(rest)
+    if option == 0 and gene.block % 2:
+        option = rng.choice(rest)
+    return gene.options.index(option)
 
 
 def _near(level: float, options: Sequence[int], rng: Random) -> int:
-    if rng.random() < GONE:
-        return options[0]
-    share = min(max(level + rng.uniform(-SPREAD, SPREAD), 0.0), 1.0)
-    return options[round(share * (len(options) - 1))]
+    if options[0] == 0 and rng.random() < GONE:
+        return 0
+    return round(_share(level, rng) * (len(options) - 1))
+
+
+def _share(level: float, rng: Random) -> float:
+    return min(max(level + rng.uniform(-SPREAD, SPREAD), 0.0), 1.0)

@@ -11,26 +11,36 @@ from numpy.typing import NDArray
 from autoprune.errors import MeasurementError
 
 Array = NDArray[np.float64]
-SWEEPS = 20000  # a bound; some hundreds do
-STEADY = 1e-10  # change in a sweep, relative to the largest part, at which it is done
+RIDGE = 1e-6  # of the weight of one measurement
 
 
-def additive(counts: Sequence[Sequence[float]], measured: Sequence[float]) -> list[float]:
-    """Parts x >= 0 that minimise the sum of ((counts @ x - measured) / measured)^2, by coordinate descent.
+def additive(
+    amounts: Sequence[Sequence[float]],
+    measured: Sequence[float],
+    after: Sequence[bool] | None = None,
+    signed: Sequence[bool] | None = None,
+) -> list[float]:
+    """Parts x that minimise the sum of ((amounts @ x - measured) / measured)^2.
 
-    counts [n, p]: how often each part occurs in each measured thing. A part that occurs nowhere is 0.
+    amounts [n, p]: how much of each part there is in each measured thing; a part that occurs nowhere is 0. Parts are
+    at least 0, or the part before them where `after`, unless `signed`.
     """
-    t = np.asarray(measured, dtype=float)
-    rows = np.asarray(counts, dtype=float) / t[:, None]
-    gram, target = rows.T @ rows, rows.sum(axis=0)
-    x = np.zeros(rows.shape[1])
-    for _ in range(SWEEPS):
-        before = x.copy()
-        for j in np.flatnonzero(np.diag(gram)):
-            x[j] = max(0.0, x[j] + (target[j] - gram[j] @ x) / gram[j, j])
-        if np.abs(x - before).max() <= STEADY * x.max():
-            break
-    return [float(value) for value in x]
+    from scipy.optimize import lsq_linear
+
+    t, whole = np.asarray(measured, dtype=float), np.asarray(amounts, dtype=float)
+    count = whole.shape[1]
+    follows, free = (np.asarray([False] * count if v is None else v) for v in (after, signed))
+    steps = np.eye(count)  # a part is the sum of the steps up to it
+    for j in np.flatnonzero(follows):
+        steps[j] += steps[j - 1]
+    rows = whole @ steps / t[:, None]
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-12)
+    weak = np.sqrt(RIDGE * len(t)) * np.eye(count)  # decides what the measurements do not
+    low = np.where(free & ~follows, -np.inf, 0.0)
+    system, target = np.vstack([rows / scale, weak]), np.concatenate([np.ones_like(t), np.zeros(count)])
+    solution = lsq_linear(system, target, (low, np.inf), method="bvls").x
+    found = np.where(np.abs(rows).max(axis=0) > 0, solution / scale, 0.0)
+    return [float(value) for value in steps @ found]
 
 
 def relative_line(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:

@@ -8,14 +8,16 @@ from dataclasses import asdict, replace
 from transformers import PreTrainedModel
 
 from autoprune.errors import SettingError
-from autoprune.hardware.designs import all_options, probes
-from autoprune.hardware.fingerprint import fingerprint
+from autoprune.hardware.designs import probes, profiled
+from autoprune.hardware.fingerprint import Value, fingerprint
 from autoprune.hardware.fitting import additive, held_out, left_out, relative_line
-from autoprune.hardware.table import SETTING, UNCORRECTED, Entry, LatencyTable
+from autoprune.hardware.table import UNCORRECTED, Entry, LatencyTable
+from autoprune.hardware.terms import WHOLE, Options, Term, terms_of
 from autoprune.hardware.timing import Progress, Samples
 from autoprune.hardware.workload import METRICS, Workload, sample_models
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, Plan, plan_cost
+from autoprune.space import OptionGene, Plan, plan_cost
+from autoprune.sublayers import SublayerSpace
 
 Build = Callable[[Plan], PreTrainedModel]
 Sampled = Mapping[str, Mapping[str, Samples]]
@@ -25,37 +27,43 @@ FEWEST_PLANS = 4  # two coefficients, each plan left out once
 def measure_table(
     build: Build,
     shape: Shape,
-    kv_options: Sequence[int],
-    ffn_options: Sequence[int],
+    full: Plan,
+    options: Options,
     workload: Workload,
     seed: int = 0,
     progress: Progress | None = None,
     *,
     correction_plans: Sequence[Plan] = (),
     held_out_plans: Sequence[Plan] = (),
+    facts: Mapping[str, Value] | None = None,
     allow_contended: bool = False,
 ) -> LatencyTable:
-    """Measure every option (zero and the full one are added), correct on whole models, all in one loop.
+    """Measure every option of the settings of `full` (zero and the full one are added), correct on whole models.
 
-    Without held-out plans the error is that of each correction plan under the correction by all others. All
-    models are in memory at once. Raises MeasurementError when the machine is too busy.
+    All in one loop. Without held-out plans the error is that of each correction plan under the correction by all
+    others. `facts` join the fingerprint. All models are in memory at once. Raises MeasurementError when the machine
+    is too busy.
     """
     _check(correction_plans, held_out_plans)
-    designed = probes(shape, kv_options, ffn_options, seed)
+    space = profiled(full, options)
+    measured = _measured(space, options)
+    terms = terms_of(shape, workload.tokens, workload.context, measured)
+    designed = probes(space, 1 + sum(len(t.parts) for t in terms), seed)
     plans = designed | {f"correction {i}": plan for i, plan in enumerate(correction_plans)}
     plans |= {f"held-out {i}": plan for i, plan in enumerate(held_out_plans)}
     models = {name: build(plan) for name, plan in plans.items()}
     dense = models["dense"]
     samples = sample_models(models, workload, seed, progress, allow_contended)
-    options = dict(zip(KINDS, (o[1:] for o in all_options(shape, kv_options, ffn_options)), strict=True))
-    base, entries = _fit(designed, options, samples)
+    base, entries = _fit(designed, terms, samples)
     table = LatencyTable(
         base_ms=base,
         entries=entries,
         workload=workload,
-        fingerprint=fingerprint(workload.threads, str(dense.device)),
+        fingerprint=fingerprint(workload.threads, str(dense.device)) | dict(facts or {}),
         shape=asdict(shape),
         dtype=str(dense.dtype).removeprefix("torch."),
+        options=measured,
+        settled={n: v for s in full.sublayers for n, v in s.settings if n not in measured},
         dense_ms={m: 1000 * samples["dense"][m].median for m in METRICS},
         dense_wall_ms={m: 1000 * samples["dense"][m].wall_median for m in METRICS},
         rounds=min(len(s.seconds) for of in samples.values() for s in of.values()),
@@ -63,40 +71,43 @@ def measure_table(
     return _corrected(table, plans, samples) if correction_plans else table
 
 
+def _measured(space: SublayerSpace, options: Options) -> dict[str, tuple[int, ...]]:
+    """The options of every setting: what has a gene was measured at all of them."""
+    own = {g.setting: g.options for g in space.genes if isinstance(g, OptionGene)}
+    return {name: tuple(o) for name, o in options.items()} | own
+
+
 def _fit(
-    plans: Mapping[str, Plan], options: Mapping[Kind, Sequence[int]], samples: Sampled
+    plans: Mapping[str, Plan], terms: Sequence[Term], samples: Sampled
 ) -> tuple[dict[str, float], tuple[Entry, ...]]:
     """Base and entries that explain the probes; noise is the distance between the fits of both halves of rounds."""
-    counts = [_counts(plan, options) for plan in plans.values()]
-    parts: dict[str, list[list[float]]] = {}  # per metric: of all rounds, of the even ones, of the odd ones
+    parts = [part for term in terms for part in term.parts]
+    after, signed = ([False, *(getattr(p, name) for p in parts)] for name in ("after", "signed"))
+    found: dict[str, list[list[float]]] = {}  # per metric: of all rounds, of the even ones, of the odd ones
     for metric in METRICS:
         rows = [samples[name][metric] for name in plans]
+        amounts = [_amounts(plan, terms, metric) for plan in plans.values()]
         halves = ([r.half(odd).median for r in rows] for odd in (False, True))
-        parts[metric] = [_summed(additive(counts, t), options) for t in ([r.median for r in rows], *halves)]
-    base = {m: 1000 * parts[m][0][0] for m in METRICS}
+        found[metric] = [additive(amounts, t, after, signed) for t in ([r.median for r in rows], *halves)]
+    base = {m: 1000 * found[m][0][0] for m in METRICS}
     entries = []
-    for index, (kind, option) in enumerate([(k, o) for k in KINDS for o in options[k]], 1):
-        ms = {m: 1000 * parts[m][0][index] for m in METRICS}
-        noise = {m: 1000 * abs(parts[m][1][index] - parts[m][2][index]) for m in METRICS}
-        entries.append(Entry(kind, option, ms, noise))
+    for index, part in enumerate(parts, 1):
+        ms = {m: 1000 * found[m][0][index] for m in METRICS}
+        noise = {m: 1000 * abs(found[m][1][index] - found[m][2][index]) for m in METRICS}
+        entries.append(Entry(part.kind, part.name, part.option, ms, noise))
     return base, tuple(entries)
 
 
-def _counts(plan: Plan, options: Mapping[Kind, Sequence[int]]) -> list[float]:
-    """1 for the base, then for every option how many blocks keep at least it: parts are what a step adds."""
-    kept = {k: [int(plan.at(b, k).get(SETTING[k])) for b in range(plan.blocks)] for k in KINDS}
-    return [1.0, *(float(sum(v >= o for v in kept[k])) for k in KINDS for o in options[k])]
-
-
-def _summed(steps: Sequence[float], options: Mapping[Kind, Sequence[int]]) -> list[float]:
-    """The base, then what each option costs: the steps up to it."""
-    found, at = [steps[0]], 1
-    for kind in KINDS:
-        total = 0.0
-        for step in steps[at : at + len(options[kind])]:
-            total += step
-            found.append(total)
-        at += len(options[kind])
+def _amounts(plan: Plan, terms: Sequence[Term], metric: str) -> list[float]:
+    """1 for the base, then how much there is of every part in the whole plan."""
+    found = [1.0]
+    for term in terms:
+        total = [0.0] * len(term.parts)
+        for sublayer in plan.sublayers:
+            if sublayer.kind == term.kind and not sublayer.gone:
+                own = term.amounts(sublayer, metric, WHOLE)
+                total = [a + b for a, b in zip(total, own, strict=True)]
+        found += total
     return found
 
 

@@ -7,36 +7,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from autoprune.errors import SettingError, SpaceError
 from autoprune.hardware.fingerprint import Value, differing
 from autoprune.hardware.fitting import HeldOut
+from autoprune.hardware.terms import SIZES, WHOLE, Flow, Part, Term, terms_of
 from autoprune.hardware.workload import METRICS, Workload
+from autoprune.patterns import pattern_of
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, SublayerPlan, is_mask
+from autoprune.space import Kind, Scalar, SublayerPlan, is_mask
 
-SETTING: Mapping[Kind, str] = {"attention": "kv_groups", "ffn": "width"}
 UNCORRECTED: Mapping[str, tuple[float, float]] = dict.fromkeys(METRICS, (0.0, 1.0))
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One option of one kind of sublayer: milliseconds before the correction, and their split-half noise (ms)."""
+    """A `Part` of one kind of sublayer: milliseconds before the correction, and their split-half noise (ms)."""
 
     kind: Kind
+    name: str
     option: int
     ms: Mapping[str, float]
     noise: Mapping[str, float]
+
+    @property
+    def text(self) -> str:
+        """Readable, e.g. `ffn width 128`."""
+        return Part(self.kind, self.name, self.option).text
 
 
 @dataclass(frozen=True)
 class LatencyTable:
     """A `CostModel` in milliseconds: `prefill` of a prompt and `decode` of one token, per batch.
 
-    It holds for every model of its shape and dtype on machines of its fingerprint. `correction` holds (a, b) per
+    It holds for every model of its shape and dtype on machines of its fingerprint. `options` are those of every plan
+    setting that were measured, `settled` what all measured plans had in common besides. `correction` holds (a, b) per
     metric: a plan costs a + b * (base and entries). `error` is empty where the table was not corrected.
     """
 
@@ -44,8 +51,10 @@ class LatencyTable:
     entries: tuple[Entry, ...]
     workload: Workload
     fingerprint: Mapping[str, Value]
-    shape: Mapping[str, Value]
+    shape: Mapping[str, Any]
     dtype: str
+    options: Mapping[str, Sequence[int]]
+    settled: Mapping[str, Scalar] = field(default_factory=dict)
     correction: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(UNCORRECTED))
     error: Mapping[str, HeldOut] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)  # the dense model, measured end to end
@@ -60,31 +69,42 @@ class LatencyTable:
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Corrected milliseconds of one sublayer, interpolated between measured options; 0 when it is gone.
 
-        A masked matrix costs what the whole one does: it was measured with dense kernels. Raises SettingError outside
-        the measured options, SpaceError for a setting the table does not price.
+        Raises SettingError outside the measured options, SpaceError for a setting the table does not price.
         """
-        if [name for name, _ in plan.settings if not is_mask(name)] != [SETTING[plan.kind]]:
-            raise SpaceError(f"the latency table prices {SETTING[plan.kind]} only, not {dict(plan.settings)}")
-        if plan.gone:
-            return dict.fromkeys(METRICS, 0.0)
-        option = int(plan.get(SETTING[plan.kind]))
-        options = self._curves[plan.kind]["option"]
-        if not options or not options[0] <= option <= options[-1]:
-            span = f"{options[0]:g}..{options[-1]:g}" if options else "nothing"
-            what = f"{plan.kind} {SETTING[plan.kind]}={option}"
-            raise SettingError(f"{what} is outside the latency table, which measured {span}")
-        curve = self._curves[plan.kind]
-        return {m: b * float(np.interp(option, options, curve[m])) for m, (_, b) in self.correction.items()}
+        priced = self._raw(plan, WHOLE)
+        return {m: b * priced[m] for m, (_, b) in self.correction.items()}
+
+    def _raw(self, plan: SublayerPlan, flow: Flow) -> dict[str, float]:
+        """Milliseconds before the correction."""
+        names = [name for name, _ in plan.settings]
+        if unknown := [n for n in names if n not in self._priced and n not in self.settled]:
+            raise SpaceError(f"the latency table does not price {unknown[0]} of {dict(plan.settings)}")
+        total = dict.fromkeys(METRICS, 0.0)
+        for term, rows in () if plan.gone else self._terms[plan.kind]:
+            for metric in METRICS:
+                amounts = term.amounts(plan, metric, flow)
+                total[metric] += sum(a * e.ms[metric] for a, e in zip(amounts, rows, strict=True))
+        return total
 
     @cached_property
-    def _curves(self) -> dict[Kind, dict[str, list[float]]]:
-        """Options and their milliseconds, both rising."""
-        curves: dict[Kind, dict[str, list[float]]] = {}
-        for kind in KINDS:
-            row = sorted((e for e in self.entries if e.kind == kind), key=lambda e: e.option)
-            curves[kind] = {m: [e.ms[m] for e in row] for m in METRICS}
-            curves[kind]["option"] = [float(e.option) for e in row]
-        return curves
+    def terms(self) -> tuple[Term, ...]:
+        """What the entries are of, in their order."""
+        return terms_of(Shape(**self.shape), self.workload.tokens, self.workload.context, self.options)
+
+    @cached_property
+    def _terms(self) -> Mapping[Kind, list[tuple[Term, tuple[Entry, ...]]]]:
+        """The terms of each kind of sublayer with their entries."""
+        found: dict[Kind, list[tuple[Term, tuple[Entry, ...]]]] = {"attention": [], "ffn": []}
+        at = 0
+        for term in self.terms:
+            found[term.kind].append((term, self.entries[at : at + len(term.parts)]))
+            at += len(term.parts)
+        return found
+
+    @cached_property
+    def _priced(self) -> frozenset[str]:
+        """Settings that a plan may have; of masks, those in a measured pattern."""
+        return frozenset(self.options)
 
     def to_json(self) -> str:
         """Canonical JSON; floats keep every bit."""
@@ -99,15 +119,15 @@ class LatencyTable:
                 raise ValueError
             data["entries"] = tuple(Entry(**entry) for entry in data["entries"])
             data["workload"] = Workload(**data["workload"])
-            listed = data["shape"].items()  # JSON has no tuples
-            data["shape"] = {k: tuple(v) if isinstance(v, list) else v for k, v in listed}
+            for name in ("shape", "options"):  # JSON has no tuples
+                data[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in data[name].items()}
             pairs = {metric: data["correction"][metric] for metric in METRICS}
             data["correction"] = {metric: (float(a), float(b)) for metric, (a, b) in pairs.items()}
             data["error"] = {metric: HeldOut(**held) for metric, held in data["error"].items()}
             table = LatencyTable(**data)
-            _check_numbers(table)
+            _check(table)
             return table
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, SettingError) as error:
             raise SettingError(
                 "not a latency table of this version; make it with `autoprune profile MODEL --to FILE`"
             ) from error
@@ -132,26 +152,44 @@ class LatencyTable:
         """The first field in which the machine and software it was measured on are not `here`, or nothing."""
         return differing(self.fingerprint, here)
 
-    def check_model(self, shape: Shape, dtype: str, options: Mapping[str, Sequence[int]]) -> None:
+    def check_model(
+        self,
+        shape: Shape,
+        dtype: str,
+        options: Mapping[str, Sequence[int]],
+        settled: Mapping[str, Scalar] | None = None,
+    ) -> None:
         """Raise SettingError unless it was measured for such a model and spans these options of each setting."""
         if difference := differing({**self.shape, "dtype": self.dtype}, {**asdict(shape), "dtype": dtype}):
             raise SettingError(f"it is of another model ({difference})")
-        for kind in KINDS:
-            wanted = [o for o in options[SETTING[kind]] if o]
-            have = self._curves[kind]["option"]
-            outside = [o for o in wanted if not (have and have[0] <= o <= have[-1])]
-            if outside:
-                span = f"{have[0]:g}..{have[-1]:g}" if have else "none"
-                raise SettingError(
-                    f"it has no entry for {kind} {SETTING[kind]}={outside[0]}; measured: {span}"
-                )
+        for name, wanted in options.items():
+            self._check_span(name, wanted)
+        for name, value in (settled or {}).items():
+            if self.settled.get(name, value) != value:
+                raise SettingError(f"it was measured with {name}={self.settled[name]}, the space has {value}")
+
+    def _check_span(self, name: str, wanted: Sequence[int]) -> None:
+        """Raise SettingError where an option is beyond the measured ones; a full mask needs no entry."""
+        size = name in (*SIZES.values(), "experts")
+        full = pattern_of(name.partition(".")[2]).full if is_mask(name) else None
+        have = [o for o in self.options.get(name, ()) if o or not size]
+        for option in (o for o in wanted if (o or not size) and o != full):
+            if not have or not min(have) <= option <= max(have):
+                span = f"{min(have)}..{max(have)}" if have else "none"
+                raise SettingError(f"it has no entry for {name}={option}; measured: {span}")
 
 
-def _check_numbers(table: LatencyTable) -> None:
-    """Raise ValueError when a time is missing or no number, or a larger option is the cheaper one."""
+def _check(table: LatencyTable) -> None:
+    """Raise ValueError when entries are missing or are no numbers, or a larger option is the cheaper one."""
+    parts = [part for term in table.terms for part in term.parts]
+    if [(p.kind, p.name, p.option) for p in parts] != [(e.kind, e.name, e.option) for e in table.entries]:
+        raise ValueError
     for times in (table.base_ms, *(e.ms for e in table.entries)):
-        if not all(0 <= float(times[m]) < float("inf") for m in METRICS):
+        if not all(abs(float(times[m])) < float("inf") for m in METRICS):
             raise ValueError
-    for curve in table._curves.values():
-        if any(curve[m] != sorted(curve[m]) for m in METRICS):
-            raise ValueError
+    for metric in METRICS:
+        before = 0.0
+        for part, entry in zip(parts, table.entries, strict=True):
+            low = before if part.after else float("-inf") if part.signed else 0.0
+            if (before := entry.ms[metric]) < low - 1e-9 or table.base_ms[metric] < 0:
+                raise ValueError

@@ -34,6 +34,11 @@ class Workload:
                 value = getattr(self, field.name)
                 raise SettingError(f"workload.{field.name}={value} must be at least {least}")
 
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of one forward pass, by metric."""
+        return {"prefill": self.batch * self.prefill_tokens, "decode": self.batch}
+
 
 class Prefill:
     """One forward of [batch, prefill_tokens] ids into an empty cache; logits of the last position only.

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
+from autoprune.merging import MergedSpace
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
-from autoprune.space import Plan, is_mask
+from autoprune.space import Plan, Scalar, is_mask
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
     from autoprune.hardware.table import LatencyTable
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
+    from autoprune.sublayers import SublayerSpace
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 UNTIMED = "prefill and decode are those of language models, and this is a classifier"
 CORRECTION_PLANS = 12
 SEED = 0
-METHOD = 2  # of measuring: another one makes another table
+METHOD = 3  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -67,9 +69,24 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
 
 def _unpriced(parts: Parts) -> list[str]:
     """Plan settings of the space that change latencies in a way that the table does not hold."""
-    from autoprune.hardware.table import SETTING
+    from autoprune.hardware.terms import unpriced
 
-    return sorted(n for n in parts.options() if n not in SETTING.values() and not is_mask(n))
+    return unpriced(parts.options(), parts.adapter.shape)
+
+
+def settled(parts: Parts) -> dict[str, Scalar]:
+    """What all plans of the space have in common beside their options."""
+    options = parts.options()
+    return {n: v for s in parts.dense_plan().sublayers for n, v in s.settings if n not in options}
+
+
+def facts(options: Iterable[str]) -> dict[str, str]:
+    """What latencies with such plan settings depend on beside machine and libraries: the kernels of masks."""
+    if not any(is_mask(name) for name in options):
+        return {}
+    from autoprune.kernels import native
+
+    return {"kernels": native.instructions()}
 
 
 def named_table(parts: Parts, path: Path) -> LatencyTable:
@@ -86,7 +103,8 @@ def named_table(parts: Parts, path: Path) -> LatencyTable:
         )
     try:
         table = LatencyTable.load(path)
-        table.check_model(shape, str(parts.loaded.dtype).removeprefix("torch."), parts.options())
+        dtype = str(parts.loaded.dtype).removeprefix("torch.")
+        table.check_model(shape, dtype, parts.options(), settled(parts))
         _check_workload(table.workload, workload(parts))
     except SettingError as error:
         text = str(error).removeprefix(f"latency table {path}").removeprefix(": ").strip()
@@ -103,7 +121,7 @@ def foreign(parts: Parts, table: LatencyTable) -> str:
     """Where the table was not measured on this machine and software, the first difference."""
     from autoprune.hardware.fingerprint import fingerprint
 
-    return table.foreign(fingerprint(int(parts.cfg.threads)))
+    return table.foreign(fingerprint(int(parts.cfg.threads)) | facts(table.options))
 
 
 def origin(parts: Parts, table: LatencyTable | None) -> str:
@@ -135,11 +153,12 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
         *(
             METHOD,
             asdict(parts.adapter.shape),
-            fingerprint(work.threads),
+            fingerprint(work.threads) | facts(options),
             asdict(work),
             str(parts.loaded.dtype),
         ),
         {name: list(values) for name, values in options.items()},
+        settled(parts),
     ]
     return parts.cache.folder(
         "latency", inputs, lambda folder: measured_table(parts, progress).save(folder / "latency.json")
@@ -151,18 +170,24 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
     from autoprune.hardware.designs import random_plans
     from autoprune.hardware.measuring import measure_table
 
-    shape = parts.adapter.shape
-    options = parts.options()
-    span = options["kv_groups"], options["width"]
-    correction = random_plans(shape, *span, CORRECTION_PLANS, SEED)
+    space, options = option_space(parts), parts.options()
+    correction = random_plans(space, CORRECTION_PLANS, SEED)
     known = {plan.key for plan in correction}
-    held = [p for p in random_plans(shape, *span, held_out, SEED + 1) if p.key not in known]
+    held = [p for p in random_plans(space, held_out, SEED + 1) if p.key not in known]
     with progress.stage("measuring latencies") as step:
         return measure_table(
-            *(parts.build, shape, *span, workload(parts), SEED, step),
+            lambda plan: as_exported(parts, plan),
+            *(parts.adapter.shape, parts.dense_plan(), options, workload(parts), SEED, step),
             correction_plans=correction,
             held_out_plans=held,
+            facts=facts(options),
         )
+
+
+def option_space(parts: Parts) -> SublayerSpace:
+    """The space of a run without what does not move latencies: how experts are merged."""
+    space = parts.space(None)
+    return cast("SublayerSpace", space.of if isinstance(space, MergedSpace) else space)
 
 
 def measure_front(
@@ -195,7 +220,7 @@ def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) 
         return measure_models(models, workload(parts), SEED, step, reference=dense)
 
 
-def as_exported(parts: Parts, plan: Plan, progress: Progress) -> Any:
+def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> Any:
     """The model of a plan as its checkpoint will run: masked matrices packed, where kernels pay."""
     model = parts.build(plan)
     if plan == plan.unmasked or model.device.type != "cpu":
@@ -207,7 +232,8 @@ def as_exported(parts: Parts, plan: Plan, progress: Progress) -> Any:
     adapter: Any = parts.adapter
     selector = Selector(int(parts.cfg.threads))
     done = run_packed(model, adapter.layout, pack_model(adapter, model, plan), selector)
-    progress.say(f"{plan.key}: {done.text}")
+    if progress is not None:
+        progress.say(f"{plan.key}: {done.text}")
     return model
 
 

@@ -28,13 +28,11 @@ def profile_model(model: str, to: Path | None, settings: list[str], progress: Pr
 
 def describe(table: LatencyTable) -> str:
     """The table as text: milliseconds before the correction, and the error of predictions on held-out plans."""
-    lines = [f"{'part':<22}{'prefill ms':>12}{'decode ms':>12}"]
-    lines.append(f"{'everything else':<22}" + _cells([table.base_ms[m] for m in METRICS]))
-    for entry in table.entries:
-        lines.append(f"{f'{entry.kind} {entry.option}':<22}" + _cells([entry.ms[m] for m in METRICS]))
-    for name, times in (("dense, measured", table.dense_ms), ("dense, wall clock", table.dense_wall_ms)):
-        if times:
-            lines.append(f"{name:<22}" + _cells([times[m] for m in METRICS]))
+    wide = max(24, *(len(entry.text) + 2 for entry in table.entries))
+    rows = [("everything else", table.base_ms), *((entry.text, entry.ms) for entry in table.entries)]
+    rows += [("dense, measured", table.dense_ms), ("dense, wall clock", table.dense_wall_ms)]
+    lines = [f"{'part':<{wide}}{'prefill ms':>12}{'decode ms':>12}"]
+    lines += [f"{name:<{wide}}" + _cells([ms[m] for m in METRICS]) for name, ms in rows if ms]
     work = table.workload
     lines.append(
         f"batch {work.batch}, prefill of {work.prefill_tokens} tokens, decode from {work.context}, {table.dtype}, "
@@ -44,7 +42,7 @@ def describe(table: LatencyTable) -> str:
         a, b = table.correction[metric]
         lines.append(
             f"{metric}: {a:.3f} ms + {b:.3f} x sum; on {held.plans} held-out plans off by {held.mean:.1%} on average, "
-            f"{held.largest:.1%} at most"
+            f"{held.largest:.1%} at most, rank correlation {held.rank:.3f}"
         )
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -22,10 +22,13 @@ FIDELITY = Fidelity(Split.FITNESS, (0, 1))
 
 def table(**changes: Any) -> LatencyTable:
     """One millisecond a group, a tenth a neuron, for a prompt; a tenth of that for a token."""
-    rows = [("attention", o, float(o)) for o in (1, 2)] + [("ffn", o, o / 10) for o in (8, 32)]
+    rows: list[Any] = [("attention", "kv_groups", o, float(o)) for o in (1, 2)]
+    rows += [("ffn", "width", o, o / 10) for o in (8, 32)]
     noise = {"prefill": 0.0, "decode": 0.0}
-    entries = tuple(Entry(k, o, {"prefill": ms, "decode": ms / 10}, noise) for k, o, ms in rows)  # type: ignore[arg-type]
-    found = LatencyTable({"prefill": 5.0, "decode": 1.0}, entries, Workload(), {}, {}, "float32")
+    entries = tuple(Entry(k, n, o, {"prefill": ms, "decode": ms / 10}, noise) for k, n, o, ms in rows)
+    options = {"kv_groups": (0, 1, 2), "width": (0, 8, 32)}
+    base = {"prefill": 5.0, "decode": 1.0}
+    found = LatencyTable(base, entries, Workload(), {}, asdict(SHAPE), "float32", options)
     return replace(found, **changes)
 
 

@@ -183,6 +183,8 @@ class Study:
             if not proposals:
                 return "finished"
             self._begin(proposals)
+            if self._ahead > 1:
+                self._poll()
         return ""
 
     @property
@@ -277,6 +279,14 @@ class Study:
             result = next(self._incoming, None)
         if result is None:
             raise RuntimeError(f"the executor returned no result for proposals {sorted(self._flying)}")
+        self._take(result)
+
+    def _poll(self) -> None:
+        """Let workers have what is submitted, and take in what they have done, without waiting for more."""
+        for result in self.executor.results(timeout=0):
+            self._take(result)
+
+    def _take(self, result: Result) -> None:
         batch, item = self._flying.pop(result.proposal.id)
         self._record(batch, self._books.evaluated(item, result))
         batch.waiting -= 1

@@ -35,7 +35,7 @@ class Ordered(FakeExecutor):
         self.waiting: list[int] = []
 
     def results(self, timeout: float | None = None) -> Iterator[Result]:
-        while self._queue:
+        while self._queue and timeout != 0:  # nothing is ready at once
             self.waiting.append(len(self._queue))
             self._queue.append(self._queue.pop(self._pick(len(self._queue))))
             yield next(super().results())

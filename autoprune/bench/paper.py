@@ -1,0 +1,5 @@
+"""Searches."""
+
+
+def paper() -> str:
+    return ""

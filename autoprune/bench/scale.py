@@ -21,6 +21,7 @@ import multiprocessing
 import resource
 import sqlite3
 import statistics
+import sys
 import tempfile
 import time
 from collections import deque
@@ -52,10 +53,12 @@ SHAPE = Shape(
 OBJECTIVES = (Objective("kl"), Objective("params"))
 WINDOWS, WINDOW, RATIO = 64, 256, 0.5
 WORKERS = (1, 16, 256, 1024, 4096)
-ROUNDS = 32  # evaluations a worker
-LEAST, MOST = 512, 65_536  # evaluations of a row
-DEEP = 8  # evaluations out for each worker, of methods that are asked ahead
-GENERATION = 256
+ROUNDS = 16  # evaluations a worker, of methods that are asked ahead
+MOST = 49_152  # evaluations of a row
+PLAIN = 1024  # evaluations of a method that waits for each of its batches
+AUTO, AUTO_WORKERS = 9216, (16, 1024)  # its sensitivity table alone takes 5,501
+DEEP, GENERATION = 8, 64  # evaluations out for each worker of methods that are asked ahead; in a batch
+SIZES = {"nsga2": "population", "random": "batch"}
 STALE: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("nsga2", {"population": 64}),
     ("nsga2", {"population": 64, "ahead": 16}),
@@ -105,7 +108,7 @@ def main(args: Sequence[str]) -> None:
         for workers in options.workers:
             for case in cases(options.methods, replace(base, workers=workers), options.rounds):
                 lines.append(_line(case, fresh.submit(simulate, case).result()))
-                print(lines[-1], flush=True)
+                print(lines[-1], file=sys.stderr, flush=True)
     lines += ["", f"Ledger: {ledger_rate():,.0f} results a second (WAL, synchronous=NORMAL; wall time)."]
     if options.stale:
         lines += ["", "| method | settings | above the optimum |", "|---|---|---|"]
@@ -116,7 +119,7 @@ def main(args: Sequence[str]) -> None:
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("scale", __doc__, model=False)
     found.set_defaults(to=None)
-    found.add_argument("--methods", nargs="+", default=["nsga2", "random", "evopress", "auto"], help="which")
+    found.add_argument("--methods", nargs="+", default=["nsga2", "evopress", "auto"], help="which")
     found.add_argument("--workers", nargs="+", type=int, default=WORKERS, help="how many")
     found.add_argument("--rounds", type=int, default=ROUNDS, help="evaluations a worker")
     found.add_argument("--seconds", type=float, default=5.0, help="of an evaluation, on average")
@@ -134,16 +137,16 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 
 def cases(methods: Sequence[str], conditions: Conditions, rounds: int) -> list[Case]:
-    """The rows of so many workers: as the method is, and asked ahead where it can be."""
-    count = min(MOST, max(LEAST, rounds * conditions.workers))
+    """The rows of so many workers: a method as it is, and asked ahead where it can be."""
     found = []
     for method in methods:
-        found.append(Case(method, {}, conditions, min(count, LEAST * 8)))
-        if method in ("nsga2", "random"):
-            size = min(GENERATION, max(8, DEEP * conditions.workers // 8))
-            name = {"nsga2": "population", "random": "batch"}[method]
-            ahead = max(2, -(-DEEP * conditions.workers // size))
-            found.append(Case(method, {name: size, "ahead": ahead}, conditions, count))
+        if method == "auto" and conditions.workers not in AUTO_WORKERS:
+            continue
+        found.append(Case(method, {}, conditions, AUTO if method == "auto" else PLAIN))
+        if method in SIZES:
+            count = min(MOST, max(PLAIN, rounds * conditions.workers))
+            ahead = max(2, DEEP * conditions.workers // GENERATION)
+            found.append(Case(method, {SIZES[method]: GENERATION, "ahead": ahead}, conditions, count))
     return found
 
 

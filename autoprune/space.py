@@ -77,7 +77,7 @@ class Candidate:
 
     def indices(self) -> tuple[int, ...]:
         """The option indices; raises SpaceError when there are array genes."""
-        if not all(isinstance(v, int) for v in self.values):
+        if not {*map(type, self.values)} <= {int}:
             raise SpaceError("this searcher takes option genes only; the space holds array genes")
         return self.values  # type: ignore[return-value]
 
@@ -134,6 +134,11 @@ class SublayerPlan:
         """The same sublayer with every matrix whole."""
         return SublayerPlan(self.kind, tuple((k, v) for k, v in self.settings if not is_mask(k)))
 
+    @cached_property
+    def text(self) -> str:
+        """The settings as canonical JSON; kept, because spaces hand out the same sublayers again and again."""
+        return json.dumps(dict(self.settings), sort_keys=True, separators=(",", ":"))
+
     @property
     def gone(self) -> bool:
         """The zero option of the width, of the KV groups or of the experts: the sublayer is removed."""
@@ -177,8 +182,10 @@ class Plan:
 
     def to_json(self) -> str:
         """Canonical JSON, blocks as objects."""
-        blocks = [{k: dict(self.at(b, k).settings) for k in KINDS} for b in range(self.blocks)]
-        return json.dumps({"blocks": blocks}, sort_keys=True, separators=(",", ":"))
+        halves = [s.text for s in self.sublayers]
+        pairs = zip(halves[::2], halves[1::2], strict=True)
+        blocks = ",".join(f'{{"attention":{a},"ffn":{f}}}' for a, f in pairs)
+        return f'{{"blocks":[{blocks}]}}'
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -203,9 +210,28 @@ class CostTable:
     base: float
     entries: tuple[tuple[float, ...], ...]
 
-    def total(self, indices: Sequence[int]) -> float:
+    def total(self, indices: Sequence[int] | NDArray[np.int64]) -> float:
         """Cost of a candidate given as option indices; summed in gene order."""
-        return self.base + sum(row[i] for row, i in zip(self.entries, indices, strict=True))
+        if len(indices) != len(self.entries):
+            raise ValueError(f"{len(indices)} options for {len(self.entries)} genes")
+        if not len(indices):
+            return self.base
+        total = float(np.cumsum(self._padded[self._genes, indices])[-1])  # in order, unlike np.sum
+        if total != total:
+            raise IndexError(f"a gene has no such option among {indices}")
+        return self.base + total
+
+    @cached_property
+    def _padded(self) -> NDArray[np.float64]:
+        """`[gene, option]`: the entries; NaN beyond a gene's last option."""
+        rows = np.full((len(self.entries), max(map(len, self.entries), default=0)), np.nan)
+        for gene, row in enumerate(self.entries):
+            rows[gene, : len(row)] = row
+        return rows
+
+    @cached_property
+    def _genes(self) -> NDArray[np.int64]:
+        return np.arange(len(self.entries))
 
     @cached_property
     def steps(self) -> NDArray[np.float64]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
 
+from autoprune.books import At, Batch, Books, Priced, Spent
 from autoprune.errors import LedgerError
 from autoprune.ledger import Ledger, Recorded
-from autoprune.objective import Constraint, Fidelity, Objective, Proposal, Result, Status
+from autoprune.objective import Constraint, Objective, Proposal, Result
 from autoprune.space import Plan, Space
 
 
@@ -22,7 +24,9 @@ class Searcher(Protocol):
     that must measure candidates beyond the constraints, as a sensitivity table does, says `probes = True`: all that it
     proposes is evaluated, and what breaks a constraint is no finalist. One that knows which candidates deserve to be
     finalists has `finalists()`, best first. One whose `ask` follows from seed and tells alone says `memoryless = True`:
-    it is replayed by telling only.
+    it is replayed by telling only. One that may be asked while earlier batches are still evaluated says how many may
+    be `ahead`: it is asked for batch k + ahead as soon as batch k is told, so what it knows never depends on who was
+    faster.
     """
 
     batch: int  # how many proposals the study asks for at a time: a search setting, never the worker count
@@ -55,7 +59,7 @@ class Executor(Protocol):
         """Take in a batch."""
 
     def results(self, timeout: float | None = None) -> Iterable[Result]:
-        """Results of what was submitted, as they come."""
+        """Results of what was submitted, as they come; what is submitted meanwhile is answered here or by the next."""
 
     def counters(self) -> dict[str, float]:
         """Telemetry since the last call."""
@@ -126,13 +130,6 @@ class Watcher(Protocol):
 IDLE = 50  # batches in a row that needed no evaluation: nothing new is left
 
 
-@dataclass
-class _Spent:
-    tokens: int = 0
-    evaluations: int = 0
-    idle: int = 0
-
-
 class Study:
     """Runs one phase against a ledger; what the ledger already holds is replayed, not evaluated."""
 
@@ -142,18 +139,26 @@ class Study:
         ledger: Ledger,
         executor: Executor,
         watcher: Watcher | None = None,
-        adopted: Mapping[tuple[str, Fidelity], Recorded] | None = None,
+        adopted: Mapping[At, Recorded] | None = None,
     ) -> None:
         """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing."""
         self.phase = phase
-        self._adopted = dict(adopted or {})
         self.ledger = ledger
         self.executor = executor
         self.watcher = watcher
-        self._memory: dict[tuple[str, Fidelity], Recorded] = {}
-        self._spent = _Spent()
+        self._books = Books(phase, dict(adopted or {}))
+        self._ahead = int(getattr(phase.searcher, "ahead", 1))
+        self._stored = ledger.batches(phase.number)
+        self._next = 0  # batch
+        self._idle = 0
+        self._cut: str | None = None  # the budget that ended inside a batch
+        self._open: deque[Batch] = deque()
+        self._flying: dict[int, tuple[Batch, Priced]] = {}  # by proposal
+        self._incoming: Iterator[Result] = iter(())
+        self._told = Spent()
         seconds = phase.budget.seconds
         self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._closed = time.monotonic()
 
     def run(self) -> str:
         """Replay, then search until a stop rule holds; returns the rule.
@@ -161,46 +166,66 @@ class Study:
         tokens, evaluations, seconds: what the budget ran out of; finished: the searcher has nothing left to propose;
         exhausted: for many batches in a row every proposal had been evaluated before.
         """
-        batch, cut = self._replay()
-        if cut:  # the budget ended inside the last recorded batch
-            return self._cut_by()
-        while (reason := self._stop()) is None:
-            proposals = self.phase.searcher.ask(self.phase.searcher.batch)
+        if self._ahead > 1 and not self._stored:
+            self.ledger.event("asynchronous", phase=self.phase.number, ahead=self._ahead)
+        while True:
+            reason = self._fill()
+            if not self._open:
+                return reason
+            self._close(self._open.popleft())
+
+    def _fill(self) -> str:
+        """Open as many batches as the searcher goes ahead; why there are no more."""
+        while len(self._open) < self._ahead:
+            if (reason := self._stop()) is not None:
+                return reason
+            proposals = self._asked()
             if not proposals:
                 return "finished"
-            offered = self._affordable(proposals)
-            if offered:
-                self.ledger.record_batch(self.phase.number, batch, self.phase.searcher.batch, offered)
-                results = self._complete(batch, offered, {})
-            if len(offered) < len(proposals):
-                return self._cut_by()
-            self.phase.searcher.tell(results)
-            batch += 1
-        return reason
+            self._begin(proposals)
+            if self._ahead > 1:
+                self._poll()
+        return ""
 
-    def _replay(self) -> tuple[int, bool]:
-        """Ask and tell again what the ledger holds; finish a batch that a crash cut off.
+    @property
+    def _replays(self) -> bool:
+        return self._next < len(self._stored)
 
-        A memoryless searcher is told all and asked for the last batch only, as a check. Returns the next batch
-        number, and whether the budget had cut the last batch short.
-        """
-        following, cut = 0, False
-        batches = self.ledger.batches(self.phase.number)
+    def _asked(self) -> list[Proposal]:
+        """The next proposals; the ledger's own where a memoryless searcher need not be asked."""
+        if not self._replays:
+            return self.phase.searcher.ask(self.phase.searcher.batch)
+        number, asked = self._stored[self._next]
         memoryless = getattr(self.phase.searcher, "memoryless", False)
-        for number, asked in batches:
-            again = recorded = self.ledger.proposals(self.phase.number, number)
-            if not memoryless or number == batches[-1][0]:
-                again = self.phase.searcher.ask(asked)
-                self._check_replay(recorded, self._affordable(again), number)
-            results = self._complete(number, recorded, self.ledger.results(self.phase.number, number))
-            cut = len(recorded) < len(again)
-            if not cut:
-                self.phase.searcher.tell(results)
-            following = number + 1
-        return following, cut
+        if memoryless and self._next < len(self._stored) - 1:
+            return self.ledger.proposals(self.phase.number, number)
+        again = self.phase.searcher.ask(asked)
+        if not again and not self._open:
+            self._check_replay([], number)
+        return again
 
-    def _check_replay(self, recorded: Sequence[Proposal], again: Sequence[Proposal], batch: int) -> None:
-        for old, new in zip_longest(recorded, again):
+    def _begin(self, proposals: Sequence[Proposal]) -> None:
+        """Record a batch, or find that it is recorded, and send off what must be evaluated."""
+        items = self._books.priced(proposals)
+        offered = items[: self._books.affordable(items)]
+        cut = len(offered) < len(items)
+        known: dict[int, Recorded] = {}
+        if self._replays:
+            self._check_replay([i.proposal for i in offered], self._next)
+            known = self.ledger.results(self.phase.number, self._next)
+        elif offered:
+            asked = [i.proposal for i in offered]
+            self.ledger.record_batch(self.phase.number, self._next, self.phase.searcher.batch, asked)
+        if offered:
+            before = self._books.committed.evaluations
+            self._send(Batch(self._next, offered, known, cut))
+            self._idle = self._idle + 1 if self._books.committed.evaluations == before else 0
+            self._next += 1
+        if cut:
+            self._cut = "evaluations" if self._books.evaluations_left <= 0 else "tokens"
+
+    def _check_replay(self, again: Sequence[Proposal], batch: int) -> None:
+        for old, new in zip_longest(self.ledger.proposals(self.phase.number, batch), again):
             if old != new:
                 number = min(p.id for p in (old, new) if p is not None)
                 raise LedgerError(
@@ -208,129 +233,84 @@ class Study:
                     "proposes something else now (a library or setting changed); use resume --fork NEW"
                 )
 
-    def _complete(
-        self, batch: int, proposals: Sequence[Proposal], known: dict[int, Recorded]
-    ) -> list[Result]:
-        """Results of all proposals in order, evaluating and recording those not in `known`."""
-        started, before = time.monotonic(), self._spent.evaluations
-        plans = [self.phase.space.decode(p.candidate) for p in proposals]
-        for proposal, plan in zip(proposals, plans, strict=True):
-            if proposal.id in known:
-                self._note(plan, known[proposal.id])
-        missing = [(p, plan) for p, plan in zip(proposals, plans, strict=True) if p.id not in known]
-        jobs = self._answer_cheap(missing, known)
-        self._execute(jobs, known)
-        self._answer_repeats(missing, known)
+    def _send(self, batch: Batch) -> None:
+        """Answer what needs no model, and submit the rest, one job a plan."""
+        for item in batch.items:
+            if item.proposal.id in batch.known:
+                self._books.note(item, batch.known[item.proposal.id])
+        jobs = []
+        for item in batch.unanswered:
+            answer = self._books.cheap(item)
+            if answer is not None:
+                self._record(batch, answer)
+                self._books.note(item, answer)
+            elif self._books.commit(item):
+                self._flying[item.proposal.id] = (batch, item)
+                jobs.append(Job(item.proposal, item.plan))
+        batch.waiting, batch.evaluates = len(jobs), bool(jobs)
+        self._open.append(batch)
         if jobs:
-            counters = {"seconds": time.monotonic() - started, **self.executor.counters()}
-            self.ledger.record_telemetry(self.phase.number, batch, **counters)
-        self._spent.idle = self._spent.idle + 1 if self._spent.evaluations == before else 0
-        results = [known[p.id].result for p in proposals]
-        if self.watcher is not None:
-            self.watcher.update(self._spent.tokens, self._spent.evaluations, results)
-        return results
+            self.executor.submit(jobs)
 
-    def _answer_cheap(
-        self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]
-    ) -> list[Job]:
-        """Record constraint violations and remembered plans; return the jobs that need a model, one per plan."""
-        jobs: list[Job] = []
-        taken: set[tuple[str, Fidelity]] = set()
-        for proposal, plan in missing:
-            broken = self._broken(proposal)
-            at = (plan.key, proposal.fidelity)
-            if broken is not None:
-                result = Result(proposal, Status.INFEASIBLE, self._costs(proposal), {}, broken)
-                self._record(plan, result, "constraint", 0, known)
-            elif at in self._adopted and at not in self._memory:
-                source = self._adopted[at]
-                metrics = {
-                    **source.result.metrics,
-                    **self._costs(proposal),
-                }  # the other run may have priced otherwise
-                result = replace(source.result, proposal=proposal, metrics=metrics)
-                self._record(plan, result, "adopted", source.tokens, known)
-            elif at not in self._memory and at not in taken:
-                taken.add(at)
-                jobs.append(Job(proposal, plan))
-        return jobs
+    def _close(self, batch: Batch) -> None:
+        """Wait for the results of a batch and tell them, in proposal order."""
+        while batch.waiting:
+            self._receive()
+        if not self._flying:
+            for result in self._incoming:
+                raise RuntimeError(f"the executor returned proposal {result.proposal.id} twice")
+        for item in batch.unanswered:
+            self._record(batch, self._books.remembered(item))
+        if batch.evaluates:
+            seconds = time.monotonic() - max(batch.started, self._closed)
+            self.ledger.record_telemetry(
+                self.phase.number, batch.number, seconds=seconds, **self.executor.counters()
+            )
+        self._closed = time.monotonic()
+        self._report(batch)
+        if not batch.cut:
+            self.phase.searcher.tell(batch.results)
 
-    def _execute(self, jobs: Sequence[Job], known: dict[int, Recorded]) -> None:
-        open_jobs = {job.proposal.id: job for job in jobs}
-        self.executor.submit(jobs)
-        for result in self.executor.results():
-            job = open_jobs.pop(result.proposal.id)
-            tokens = job.proposal.fidelity.count * self.phase.window
-            self._record(job.plan, self._with_costs(result), "evaluated", tokens, known)
-        if open_jobs:
-            raise RuntimeError(f"the executor returned no result for proposals {sorted(open_jobs)}")
+    def _receive(self) -> None:
+        """Record the next result that comes, whichever batch it belongs to."""
+        result = next(self._incoming, None)
+        if result is None:
+            self._incoming = iter(self.executor.results())
+            result = next(self._incoming, None)
+        if result is None:
+            raise RuntimeError(f"the executor returned no result for proposals {sorted(self._flying)}")
+        self._take(result)
 
-    def _answer_repeats(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> None:
-        for proposal, plan in missing:
-            if proposal.id not in known:
-                source = self._memory[plan.key, proposal.fidelity]
-                self._record(plan, replace(source.result, proposal=proposal), "memory", 0, known)
+    def _poll(self) -> None:
+        """Let workers have what is submitted, and take in what they have done, without waiting for more."""
+        for result in self.executor.results(timeout=0):
+            self._take(result)
 
-    def _record(
-        self, plan: Plan, result: Result, origin: str, tokens: int, known: dict[int, Recorded]
-    ) -> None:
-        recorded = Recorded(result, plan.key, origin, tokens)
+    def _take(self, result: Result) -> None:
+        batch, item = self._flying.pop(result.proposal.id)
+        self._record(batch, self._books.evaluated(item, result))
+        batch.waiting -= 1
+
+    def _record(self, batch: Batch, recorded: Recorded) -> None:
         self.ledger.record(self.phase.number, recorded)
-        known[result.proposal.id] = recorded
-        self._note(plan, recorded)
+        batch.known[recorded.result.proposal.id] = recorded
 
-    def _note(self, plan: Plan, recorded: Recorded) -> None:
-        self._spent.tokens += recorded.tokens
-        if recorded.origin in ("evaluated", "adopted"):
-            self._spent.evaluations += 1
-            self._memory[plan.key, recorded.result.proposal.fidelity] = recorded
-
-    def _broken(self, proposal: Proposal) -> str | None:
-        if getattr(self.phase.searcher, "probes", False):
-            return None
-        cost = self.phase.space.cost(proposal.candidate)
-        for constraint in self.phase.constraints:
-            if constraint.violation(cost):
-                return f"{constraint.metric}={cost[constraint.metric]:.6g} exceeds {constraint.bound:.6g}"
-        return None
-
-    def _costs(self, proposal: Proposal) -> dict[str, float]:
-        return dict(self.phase.space.cost(proposal.candidate))
-
-    def _with_costs(self, result: Result) -> Result:
-        return replace(result, metrics={**self._costs(result.proposal), **result.metrics})
+    def _report(self, batch: Batch) -> None:
+        records = batch.known.values()
+        runs = sum(r.origin in ("evaluated", "adopted") for r in records)
+        self._told.add(sum(r.tokens for r in records), runs)
+        if self.watcher is not None:
+            self.watcher.update(self._told.tokens, self._told.evaluations, batch.results)
 
     def _stop(self) -> str | None:
+        if self._cut is not None or self._replays:
+            return self._cut
         if self.phase.searcher.finished:
             return "finished"
-        if self.phase.budget.tokens is not None and self._spent.tokens >= self.phase.budget.tokens:
+        if self._books.tokens_left <= 0:
             return "tokens"
-        if self._evaluations_left() <= 0:
+        if self._books.evaluations_left <= 0:
             return "evaluations"
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return "seconds"
-        return "exhausted" if self._spent.idle >= IDLE else None
-
-    def _cut_by(self) -> str:
-        return "evaluations" if self._evaluations_left() <= 0 else "tokens"
-
-    def _evaluations_left(self) -> float:
-        limit = self.phase.budget.evaluations
-        return float("inf") if limit is None else limit - self._spent.evaluations
-
-    def _affordable(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The longest prefix that the token and evaluation budgets pay for, repeats and misfits being free."""
-        limit = self.phase.budget.tokens
-        tokens = float("inf") if limit is None else limit - self._spent.tokens
-        evaluations = self._evaluations_left()
-        seen = set(self._memory)
-        for count, proposal in enumerate(proposals):
-            at = (self.phase.space.decode(proposal.candidate).key, proposal.fidelity)
-            if at in seen or self._broken(proposal) is not None:
-                continue
-            seen.add(at)
-            tokens -= proposal.fidelity.count * self.phase.window
-            evaluations -= 1
-            if tokens < 0 or evaluations < 0:
-                return list(proposals[:count])
-        return list(proposals)
+        return "exhausted" if self._idle >= IDLE else None

@@ -126,7 +126,7 @@ class SublayerSpace:
             groups[_position(gene)] = (*groups.get(_position(gene), ()), number)
         return groups
 
-    @property
+    @cached_property
     def dense(self) -> Candidate:
         """Every gene at its last option."""
         return Candidate(tuple(len(_options(g)) - 1 for g in self.genes))
@@ -141,9 +141,24 @@ class SublayerSpace:
         if len(indices) != len(self.genes):
             raise SpaceError(f"the candidate has {len(indices)} values, the space {len(self.genes)} genes")
         sublayers = list(self.full.sublayers)
+        if self._additive:
+            for (position, choices), index in zip(self._choices, indices, strict=True):
+                sublayers[position] = (
+                    choices[index] if 0 <= index < len(choices) else self._sublayer(position, (index,))
+                )
+            return Plan(tuple(sublayers))
         for position, genes in self._groups.items():
             sublayers[position] = self._sublayer(position, tuple(indices[g] for g in genes))
         return Plan(tuple(sublayers))
+
+    @cached_property
+    def _choices(self) -> list[tuple[int, list[SublayerPlan]]]:
+        """Of an additive space, for each gene: its sublayer's position, and the sublayer at each option."""
+        found = []
+        for gene in self.genes:
+            at, options = _position(gene), range(len(_options(gene)))
+            found.append((at, [self._sublayer(at, (option,)) for option in options]))
+        return found
 
     def _sublayer(self, position: int, choice: Choice) -> SublayerPlan:
         """The sublayer at a position when its genes are at these options."""
@@ -216,7 +231,8 @@ class SublayerSpace:
         """All costs."""
         indices = candidate.indices()
         if self._additive:
-            total = {metric: table.total(indices) for metric, table in self._tables.items()}
+            picked = np.array(indices)
+            total = {metric: table.total(picked) for metric, table in self._tables.items()}
         else:
             total = dict(self._fixed)
             for position, genes in self._groups.items():
@@ -260,7 +276,7 @@ class SublayerSpace:
 
     def check(self, constraints: Sequence[Constraint]) -> None:
         """Raise InfeasibleError when even the smallest candidate breaks a constraint."""
-        least, dense = self.cost(Candidate((0,) * len(self.genes))), self.cost(self.dense)
+        least, dense = self._ends
         for constraint in constraints:
             if constraint.violation(least):
                 smallest, share = (
@@ -271,6 +287,11 @@ class SublayerSpace:
                     f"constraints.{constraint.metric}={constraint.text or constraint.bound} cannot be met: "
                     f"the smallest feasible value is {smallest:.6g} ({share:.3f}x of dense)"
                 )
+
+    @cached_property
+    def _ends(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Costs of the smallest candidate and of the dense one."""
+        return self.cost(Candidate((0,) * len(self.genes))), self.cost(self.dense)
 
     def repair(
         self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator

@@ -70,7 +70,7 @@ class Walk:
             taken = int(over.argmax()) if over.any() else len(genes)
             if goal is not None:
                 table, wanted = goal
-                short = wanted - table.total(self.values.tolist())
+                short = wanted - table.total(self.values)
                 if short <= 0:
                     return
                 reached = np.cumsum(np.where(inside, table.steps[genes, options], 0.0)) >= short
@@ -93,8 +93,7 @@ class Walk:
         self._totals = self._sums()
 
     def _sums(self) -> Array:
-        values = self.values.tolist()
-        return np.array([table.total(values) for table in self._tables])
+        return np.array([table.total(self.values) for table in self._tables])
 
     def _broken(self) -> Ints:
         pairs = zip(self._constraints, self._totals.tolist(), strict=True)

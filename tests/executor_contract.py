@@ -60,6 +60,16 @@ class ExecutorContract:
         executor.submit([])
         assert list(executor.results()) == []
 
+    def test_what_is_submitted_while_results_are_read_is_answered_once(
+        self, executor: Opened, plans: list[Plan]
+    ) -> None:
+        executor.submit(self.jobs(plans[:2], self.FIDELITIES[0]))
+        reading = iter(executor.results())
+        found = [next(reading)]
+        executor.submit(self.jobs(plans[2:4], self.FIDELITIES[1], 100))
+        found += [*reading, *executor.results()]
+        assert sorted(r.proposal.id for r in found) == [0, 1, 100, 101] and all(r.ok for r in found)
+
     def test_counters_start_again_after_every_call(self, executor: Opened, plans: list[Plan]) -> None:
         executor.counters()
         counted = []

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "tokens",
     "allocators",
     "eep",
+    "scale",
 )  # modules of this package with a `main(args)`
 
 

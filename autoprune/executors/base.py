@@ -43,7 +43,7 @@ class Opened(Protocol):
         """Take in a batch."""
 
     def results(self, timeout: float | None = None) -> Iterable[Result]:
-        """Results of what was submitted, as they come."""
+        """Results of what was submitted, as they come; what is submitted meanwhile is answered here or by the next."""
 
     def counters(self) -> dict[str, float]:
         """Telemetry since the last call."""

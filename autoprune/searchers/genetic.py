@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,11 +35,13 @@ class Genetic(ABC):
         mutation: float | None = None,
         smallest: float = 0.3,
         log: Sequence[str] = LOG,
+        ahead: int = 1,
     ) -> None:
         at_least("population", population, POPULATION)
+        at_least("ahead", ahead, 1)
         share("crossover", crossover)
         self.problem = problem
-        self.batch = population
+        self.batch, self.ahead = population, ahead
         self._sizes = problem.sizes(self.method)
         if mutation is not None and not 0 <= mutation <= len(self._sizes):
             raise SettingError(
@@ -49,7 +52,7 @@ class Genetic(ABC):
         self._fitting = Fitting(problem, self._sizes, smallest)
         self._next = 0
         self._steps = 0
-        self._asked: Any = None
+        self._asked: deque[Any] = deque()  # generations that are out, oldest first
         self._exhausted = False
         self._algorithm = self._build(population, crossover, 2.0 if mutation is None else mutation)
 
@@ -64,13 +67,14 @@ class Genetic(ABC):
 
     def ask(self, n: int) -> list[Proposal]:
         """A whole generation, whatever n is: it is ranked as one."""
-        if self._asked is not None or self._exhausted:
+        if len(self._asked) >= self.ahead or self._exhausted:
             return []
-        self._asked = self._algorithm.ask()
-        if self._asked is None:
-            self._exhausted = True
+        asked = self._generation()
+        if asked is None:
+            self._exhausted = not self._asked  # while some are out, what they bring may be bred from
             return []
-        rows = self._asked.get("X").astype(int)
+        self._asked.append(asked)
+        rows = asked.get("X").astype(int)
         proposals = [
             Proposal(self._next + i, Candidate(tuple(row.tolist())), self._fidelity)
             for i, row in enumerate(rows)
@@ -80,7 +84,7 @@ class Genetic(ABC):
 
     def tell(self, results: Sequence[Result]) -> None:
         """The generation or its first part, in proposal order; what failed counts as a broken constraint."""
-        told = self._asked[: len(results)]
+        told = self._asked.popleft()[: len(results)]
         none = [0.0] * len(self.problem.objectives)
         told.set("F", np.array([self._scale.values(r) if r.ok else none for r in results]))
         told.set("G", np.array([[-1.0 if r.ok else 1.0] for r in results]))
@@ -88,7 +92,14 @@ class Genetic(ABC):
             individual.evaluated.update({"F", "G"})
         with warnings.catch_warnings():  # pymoo's NSGA-III turns all warnings of the process off
             self._algorithm.tell(infills=told)
-        self._asked = None
+
+    def _generation(self) -> Any:
+        """Offspring of what was told so far; variations of the seeds while that is nothing."""
+        if self._algorithm.is_initialized or not self._asked:
+            return self._algorithm.ask()
+        from pymoo.core.population import Population
+
+        return Population.new(X=self._first(self.batch, len(self._asked)))
 
     def _build(self, population: int, crossover: float, mutation: float) -> Any:
         from pymoo.core.problem import Problem as PymooProblem
@@ -111,9 +122,16 @@ class Genetic(ABC):
         algorithm.setup(target, termination=NoTermination(), seed=self.problem.seed, verbose=False)
         return algorithm
 
-    def _first(self, population: int) -> NDArray[np.int64]:
-        """Seeds, then mutated seeds, all different where the space allows it."""
-        rng = step_rng(self.problem.seed, 0)
+    def _first(self, population: int, number: int = 0) -> NDArray[np.int64]:
+        """Seeds, then mutated seeds, all different where the space allows it; mutated ones only after the first time.
+
+        `number` counts the times.
+        """
+        rng = (
+            step_rng(self.problem.seed, 0)
+            if not number
+            else np.random.default_rng([self.problem.seed, 0, number])
+        )
         offered = [np.array(s.indices()) for s in self.problem.seeds]  # from large to small: keep both ends
         count = min(len(offered), max(1, population // 2))
         seeds = (
@@ -122,7 +140,7 @@ class Genetic(ABC):
             else []
         )
         seeds = seeds or [np.array(self.problem.space.dense.indices())]
-        rows = {tuple(self._repair(s)): None for s in seeds}
+        rows = {} if number else {tuple(self._repair(s)): None for s in seeds}
         for _ in range(population * 50):
             if len(rows) >= population:
                 break

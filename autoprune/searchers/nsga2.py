@@ -13,8 +13,9 @@ class NSGA2(Genetic):
     population: candidates a generation; windows: fitness windows an evaluation; crossover: share of offspring that
     join the shallow part of one parent to the deep part of the other at one cut (depth-ordered one-point crossover,
     which keeps whole prefixes and so shares their computation); mutation: mean number of mutated sites, null for 2;
-    smallest: candidates below this share of the dense `params` are raised, since nobody wants them. Metrics in
-    `log` are compared on a logarithmic scale, which matters for crowding only.
+    smallest: candidates below this share of the dense `params` are raised, since nobody wants them;
+    ahead: batches that may be out at once, each bred from what was told before it was asked for. Metrics in `log` are
+    compared on a logarithmic scale, which matters for crowding only.
     """
 
     method = "nsga2"

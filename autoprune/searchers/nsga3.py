@@ -15,8 +15,8 @@ class NSGA3(Genetic):
     population: candidates a generation, and at most as many evenly spread (Das-Dennis) directions; windows: fitness
     windows an evaluation; crossover: share of offspring that join the shallow part of one parent to the deep part of
     the other at one cut; mutation: mean number of mutated sites, null for 2; smallest: candidates below this
-    share of the dense `params` are raised, since nobody wants them. Metrics in `log` are compared on a logarithmic
-    scale.
+    share of the dense `params` are raised, since nobody wants them; ahead: batches that may be out at once. Metrics in
+    `log` are compared on a logarithmic scale.
     """
 
     method = "nsga3"

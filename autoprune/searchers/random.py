@@ -17,13 +17,14 @@ TRIES = 50
 class Random:
     """Uniform allocations first, then candidates around a random overall level, never the same one twice.
 
-    windows: fitness windows an evaluation; batch: candidates an ask.
+    windows: fitness windows an evaluation; batch: candidates an ask; ahead: batches that may be out at once.
     """
 
-    def __init__(self, problem: Problem, windows: int = 8, batch: int = 32) -> None:
+    def __init__(self, problem: Problem, windows: int = 8, batch: int = 32, ahead: int = 1) -> None:
         at_least("batch", batch, 1)
+        at_least("ahead", ahead, 1)
         self.problem = problem
-        self.batch = batch
+        self.batch, self.ahead = batch, ahead
         self._sizes = problem.sizes("random")
         self._fidelity = problem.fidelity(windows, "search.windows")
         self._seen: set[Candidate] = set()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.objective import Array
 from autoprune.searchers.race import Belief
@@ -24,6 +25,9 @@ MISFIT = 0.16  # least share of the noise that is put down to what steps do not 
 FADING = 0.8  # what an older round weighs against the next
 
 
+Values = NDArray[np.int16]  # option indices: codes would take many times the room
+
+
 class StepModel:
     """Gaps between candidates as sums of option steps; `reach`: steps at which a measurement counts 1/e as much."""
 
@@ -31,7 +35,7 @@ class StepModel:
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.width = int(self.sizes.max())
         self._reach = reach
-        self._known: dict[tuple[Candidate, Candidate], tuple[Array, Array, float, float]] = {}
+        self._known: dict[tuple[Candidate, Candidate], tuple[Values, Values, float, float]] = {}
 
     def code(self, candidate: Candidate) -> Array:
         """Steps climbed, 0 or 1: [genes * (width - 1)]."""
@@ -40,9 +44,8 @@ class StepModel:
 
     def learn(self, champion: Candidate, contender: Candidate, gap: float, variance: float) -> None:
         """Take in a measured gap of contender to champion and its variance; it replaces an earlier one of the pair."""
-        at = self.code(champion)
         self._known.pop((champion, contender), None)
-        self._known[champion, contender] = (at, self.code(contender) - at, gap, variance)
+        self._known[champion, contender] = (_values(champion), _values(contender), gap, variance)
 
     def forget(self, champion: Candidate) -> None:
         """Drop what was measured against any other champion."""
@@ -56,11 +59,18 @@ class StepModel:
         if not self._known:
             none = np.zeros((0, len(mean)))
             return Posterior(mean, sd, none, np.zeros(0), np.zeros(0))
-        at, rows, gaps, variances = (np.array(part) for part in zip(*self._known.values(), strict=True))
-        distance = np.abs(at - self.code(champion)).sum(axis=1)
+        at, to, gaps, variances = (np.array(part) for part in zip(*self._known.values(), strict=True))
+        distance = (
+            np.abs(at - _values(champion)).sum(axis=1).astype(float)
+        )  # in steps, as the codes' would be
         used = np.sort(len(distance) - 1 - np.argsort(distance[::-1], kind="stable")[:ROWS])
         weighted = (variances[used] + misfit) * np.exp(distance[used] / self._reach)
-        return Posterior(mean, sd, rows[used], gaps[used], weighted)
+        return Posterior(mean, sd, self._codes(to[used]) - self._codes(at[used]), gaps[used], weighted)
+
+    def _codes(self, values: Values) -> Array:
+        """As `code`, of many candidates [n, genes]."""
+        climbed = np.arange(self.width - 1)[None, None, :] < values[:, :, None]
+        return climbed.astype(float).reshape(len(values), -1)
 
 
 class Spread:
@@ -131,3 +141,7 @@ class Posterior:
     def _given(self, effects: Array, gaps: Array) -> Array:
         found: Array = effects + (gaps - effects @ self.rows.T) @ self._inverse @ self._spread
         return found
+
+
+def _values(candidate: Candidate) -> Values:
+    return np.array(candidate.indices(), dtype=np.int16)

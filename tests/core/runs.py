@@ -124,6 +124,8 @@ def mixed() -> Scripted:
 SEARCHERS: dict[str, Callable[[], Searcher]] = {
     "random": lambda: make_random(PROBLEM, batch=4),
     "nsga2": lambda: make_nsga2(PROBLEM, population=4),
+    "random ahead": lambda: make_random(PROBLEM, batch=4, ahead=3),
+    "nsga2 ahead": lambda: make_nsga2(PROBLEM, population=4, ahead=3),
     "evopress": lambda: make_evopress(PROBLEM, offspring=4, survivors=(2, 1), windows=(1, 2)),
     "tpe": lambda: make_tpe(PROBLEM, batch=4, startup=8),
     "optuna_nsga2": lambda: make_optuna_nsga2(PROBLEM, population=4),

@@ -42,6 +42,7 @@ class Latency:
     """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one.
 
     `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself.
+    `kernels`: linear maps run on what is fastest here, dense and pruned; false: on torch's own.
     """
 
     mode: str = "measure"
@@ -52,6 +53,7 @@ class Latency:
     context: int = 256
     decode_steps: int = 8
     rounds: int = 15
+    kernels: bool = True
 
 
 @dataclass

@@ -35,7 +35,7 @@ def build(cache: Cache | None = None) -> Path:
     lines when it fails.
     """
     compiler = find_compiler()
-    inputs = [_sources_digest(), _version(compiler), torch.__version__, list(FLAGS)]
+    inputs = [sources_digest(), _version(compiler), torch.__version__, list(FLAGS)]
     where = Cache(source="kernels") if cache is None else cache
     return where.folder("kernels", inputs, lambda folder: _compile(compiler, folder)) / LIBRARY
 
@@ -54,7 +54,8 @@ def _sources() -> list[Path]:
     return sorted(SOURCES.glob("*.cpp"))
 
 
-def _sources_digest() -> str:
+def sources_digest() -> str:
+    """Of everything that is compiled."""
     whole = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         whole.update(path.name.encode() + path.read_bytes())

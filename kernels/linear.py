@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from autoprune.kernels import native
+from autoprune.kernels.dense import trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -59,7 +60,7 @@ class SparseLinear(nn.Module):
         """x [..., columns] to [..., rows], in the matrix's dtype."""
         if x.device.type == "cuda" and self._few(x):
             return self._on_gpu(x)
-        if not self.native or x.device.type != "cpu":
+        if not self.native or x.device.type != "cpu" or trained(x):
             return functional.linear(x, self.to_dense(), self.bias)
         run = torch.ops.autoprune.block_linear if self.form == "blocks" else torch.ops.autoprune.bitmap_linear
         out: Tensor = run(x, self.values, self.index, self.start, self.rows, self.columns)
@@ -96,28 +97,6 @@ class SparseLinear(nn.Module):
     def extra_repr(self) -> str:
         share = self.kept / (self.rows * self.columns)
         return f"{self.columns}, {self.rows}, {self.form}, kept={share:.1%}"
-
-
-class DenseLinear(nn.Module):
-    """`x @ W^T + bias` in bf16, by the kernel where there are few tokens and by torch where there are many."""
-
-    FEW = 4  # tokens: beyond, a matrix product is faster
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        if weight.dim() != 2 or weight.dtype != torch.bfloat16:
-            raise KernelError(f"a dense kernel takes a bf16 matrix, not {weight.dtype} {list(weight.shape)}")
-        self.native = not native.missing()
-        self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., columns] to [..., rows]."""
-        few = x.numel() <= self.FEW * x.shape[-1]
-        if not few or x.device.type != "cpu" or x.dtype != torch.bfloat16 or not self.native:
-            return functional.linear(x, self.weight, self.bias)
-        out: Tensor = torch.ops.autoprune.dense_linear(x, self.weight)
-        return out if self.bias is None else out.add_(self.bias)
 
 
 def check(form: Form, packed: Mapping[str, Tensor], rows: int, columns: int) -> None:

@@ -1,8 +1,11 @@
-"""Which way a packed matrix runs here: measured once a size, remembered; dense where a kernel gains too little."""
+"""Which way a matrix runs here: measured once a size, remembered; the library's way where a kernel gains too little."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,31 +13,41 @@ from typing import Any
 
 import torch
 from autoprune.kernels import native
+from autoprune.kernels.build import sources_digest
+from autoprune.kernels.dense import DTYPES, DenseLinear, has_onednn
 from autoprune.kernels.linear import SparseLinear
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoprune.cache import Cache
-from autoprune.hardware.fingerprint import fingerprint
+from autoprune.hardware.fingerprint import fingerprint, last_level_cache
 from autoprune.hardware.timing import interleaved
 
 GAIN = 1.05  # a kernel must be faster than the library by this much
 FEW, MANY = 1, 128  # tokens that stand for decoding and for reading a prompt
+PROMPTS = (8, 32, MANY)  # from which of these numbers of tokens on oneDNN runs a dense matrix
 LIMIT = 8  # fewer tokens than this count as few
+SMALLEST = 1 << 14  # weights of a dense matrix: below, no choice is worth its measurement
 STEP = 5  # per cent: densities are rounded to it
-ROUNDS = 7
+ROUNDS = 5
+COLD = 64 << 20  # bytes of copies that take turns where the size of the last cache is not known
+COPIES = 64
 
-Measure = Callable[[SparseLinear, int], float]
+Measure = Callable[[Any, int], float]
 
 
 class ChosenLinear(nn.Module):
     """Runs the packed form where it pays and the dense one elsewhere; holds only what it runs."""
 
-    def __init__(self, packed: SparseLinear, few: bool, many: bool) -> None:
+    def __init__(
+        self,
+        packed: SparseLinear,
+        few: bool,
+        many: bool,
+        dense: Callable[[nn.Linear], nn.Linear] = lambda linear: linear,
+    ) -> None:
         super().__init__()
         self.packed = packed if few or many else None
-        self.dense = None if few and many else nn.Parameter(packed.to_dense(), requires_grad=False)
-        self.bias = packed.bias
+        self.dense = None if few and many else dense(as_linear(packed))
         self.few, self.many = few, many
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,48 +56,101 @@ class ChosenLinear(nn.Module):
         if self.packed is not None and (self.few if few else self.many):
             return self.packed(x)  # type: ignore[no-any-return]
         assert self.dense is not None
-        return functional.linear(x, self.dense, self.bias)
+        return self.dense(x)  # type: ignore[no-any-return]
 
 
 class Selector:
-    """Measured gains of the kernels over the library on this machine, kept in the cache."""
+    """Measured gains of the kernels over the library on this machine, kept in the cache.
 
-    def __init__(self, threads: int = 1, cache: Cache | None = None, measure: Measure | None = None) -> None:
-        self._threads = threads
+    `cold`: weights come from memory, as those of a model do that is larger than the processor's caches.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        cache: Cache | None = None,
+        measure: Measure | None = None,
+        cold: bool = True,
+    ) -> None:
+        self._threads, self._cold = threads, cold
         self._measure = measure or self._timed
         where = Cache(source="kernels") if cache is None else cache
-        inputs = [fingerprint(threads), native.instructions()]
+        inputs = [fingerprint(threads), native.instructions(), sources_digest(), cold]
         self._file = where.folder("kernel-gains", inputs, lambda folder: _write(folder / "gains.json", {}))
         self._gains: dict[str, float] = json.loads((self._file / "gains.json").read_text())
 
     def gain(self, layer: SparseLinear, tokens: int) -> float:
-        """How many times faster the kernel is than the library's dense product; 0 where there is no kernel."""
+        """How many times faster the kernel is than the best dense product here; 0 where there is no kernel."""
         if native.missing():
             return 0.0
         kept = STEP * round(100 / STEP * layer.kept / (layer.rows * layer.columns))
-        name = f"{layer.form} {layer.values.dtype} {layer.rows}x{layer.columns} {kept} % {tokens}"
+        return self._known(
+            f"{layer.form} {layer.values.dtype} {layer.rows}x{layer.columns} {kept} % {tokens}", layer, tokens
+        )
+
+    def chosen(self, layer: SparseLinear) -> ChosenLinear:
+        """The layer as it should run here."""
+        few, many = (self.gain(layer, tokens) >= GAIN for tokens in (FEW, MANY))
+        return ChosenLinear(layer, few, many, self.dense)
+
+    def dense_gain(self, linear: nn.Linear, tokens: int) -> float:
+        """How many times faster than torch our way of running a dense matrix is; 0 where there is none."""
+        rows, columns = linear.weight.shape
+        there = linear.weight.dtype in DTYPES and rows * columns >= SMALLEST
+        if not there or (tokens == FEW and native.missing()):
+            return 0.0
+        if tokens != FEW and (linear.weight.dtype != torch.float32 or not has_onednn()):
+            return 0.0
+        size = f"{_about(rows)}x{_about(columns)}"
+        return self._known(f"dense {linear.weight.dtype} {size} {tokens}", linear, tokens)
+
+    def dense(self, linear: nn.Linear) -> nn.Linear:
+        """A dense linear map as it should run here: itself, or one with the same parameters."""
+        few = self.dense_gain(linear, FEW) >= GAIN
+        many = None
+        for tokens in reversed(PROMPTS):
+            if self.dense_gain(linear, tokens) < GAIN:
+                break
+            many = tokens
+        return DenseLinear(linear, few, many) if few or many else linear
+
+    def _known(self, name: str, layer: Any, tokens: int) -> float:
         if name not in self._gains:
             self._gains[name] = self._measure(layer, tokens)
             _write(self._file / "gains.json", self._gains)
         return self._gains[name]
 
-    def chosen(self, layer: SparseLinear) -> ChosenLinear:
-        """The layer as it should run here."""
-        few, many = (self.gain(layer, tokens) >= GAIN for tokens in (FEW, MANY))
-        return ChosenLinear(layer, few, many)
-
-    def _timed(self, layer: SparseLinear, tokens: int) -> float:
-        x = torch.randn(tokens, layer.columns, generator=torch.Generator().manual_seed(0)).to(
-            layer.values.dtype
-        )
-        dense = layer.to_dense()
-        ways: dict[str, Any] = {
-            "dense": lambda: functional.linear(x, dense),
-            "packed": lambda: layer(x),
-        }
+    def _timed(self, layer: Any, tokens: int) -> float:
+        linear = as_linear(layer) if isinstance(layer, SparseLinear) else layer
+        ours = layer if linear is not layer else DenseLinear(linear, tokens == FEW, tokens)
+        base = linear if linear is layer else self.dense(linear)
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(tokens, linear.in_features, generator=draw).to(linear.weight.dtype)
         with torch.inference_mode():  # a choice, not a figure: a busy machine may make it
+            ways = {"dense": self._calls(base, x), "ours": self._calls(ours, x)}
             found = interleaved(ways, ROUNDS, 0, self._threads, allow_contended=True)
-        return found["dense"].over(found["packed"]).median
+        return found["dense"].over(found["ours"]).median
+
+    def _calls(self, layer: nn.Module, x: Tensor) -> Callable[[], Any]:
+        """Calls of a layer, or of so many copies in turn that their weights are not in the cache."""
+        size = sum(t.numel() * t.element_size() for t in (*layer.parameters(), *layer.buffers()))
+        room = 2 * (last_level_cache() or COLD // 2) if self._cold and len(x) < LIMIT else 0
+        count = min(COPIES, 1 + room // max(1, size))
+        turn = itertools.cycle([layer, *(copy.deepcopy(layer) for _ in range(count - 1))])
+        return lambda: next(turn)(x)
+
+
+def as_linear(packed: SparseLinear) -> nn.Linear:
+    """The dense linear map of a packed one."""
+    made = nn.Linear(packed.columns, packed.rows, bias=False, device="meta")
+    made.weight = nn.Parameter(packed.to_dense(), requires_grad=False)
+    made.bias = packed.bias
+    return made
+
+
+def _about(size: int) -> int:
+    """One number for sizes that differ little: each is measured once."""
+    return round(2 ** (round(2 * math.log2(size)) / 2))
 
 
 def _write(path: Path, gains: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ GONE = (50, 70, 90)
 def main(args: Sequence[str]) -> None:
     """Build, measure, print and write the table."""
     from autoprune.kernels import native
-    from autoprune.kernels.linear import DenseLinear
+    from autoprune.kernels.dense import DenseLinear
 
     options = _parse(args)
     if reason := native.missing():
@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> None:
     dense = _model(options)
     models: dict[str, Any] = {
         "transformers, bf16": dense,
-        "dense, own kernel": _mapped(dense, _own(DenseLinear)),
+        "dense, own kernel": _mapped(dense, DenseLinear),
     }
     models |= {f"8x2 blocks, {gone} % gone": _mapped(dense, _sparse(gone)) for gone in GONE}
     calls = {name: _token(model, options.context) for name, model in models.items()}
@@ -79,10 +79,6 @@ def _model(options: argparse.Namespace) -> Any:
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(config)
     return model.to(torch.bfloat16).eval()
-
-
-def _own(dense: Any) -> Callable[[nn.Linear], nn.Module]:
-    return lambda linear: dense(linear.weight)
 
 
 def _sparse(gone: int) -> Callable[[nn.Linear], nn.Module]:

@@ -147,11 +147,11 @@ def _many_tokens(options: argparse.Namespace) -> list[str]:
 
 
 def _dense(weight: Tensor) -> dict[str, nn.Module]:
-    from autoprune.kernels.linear import DenseLinear
+    from autoprune.kernels.dense import DenseLinear
 
     library = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.bfloat16)
     library.weight = nn.Parameter(weight, requires_grad=False)
-    return {"F.linear": library, "ours": DenseLinear(weight)}
+    return {"F.linear": library, "ours": DenseLinear(library)}
 
 
 def _cold(layer: nn.Module, x: Tensor) -> Call:

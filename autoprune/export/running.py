@@ -1,13 +1,14 @@
-"""Lets a model run its masked matrices in packed form, on the kernels where these pay."""
+"""Lets a model run on the kernels where these pay: masked matrices packed, the others on the best dense path."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from autoprune.errors import KernelError
 from autoprune.export.checkpoint import family_of
@@ -24,34 +25,60 @@ FORMS = {"unstructured": "bitmap", "8x2": "blocks", "8x1": "blocks"}  # what ker
 
 @dataclass(frozen=True)
 class Replaced:
-    """How many masked matrices run packed for few tokens and for many, of how many; `why`: what hindered the others."""
+    """How many masked (or dense) matrices run our way for few tokens and for many, of how many.
+
+    `why`: what hindered the others.
+    """
 
     few: int
     many: int
     of: int
     why: str = ""
+    what: Literal["masked", "dense"] = "masked"
 
     @property
     def text(self) -> str:
         """In words."""
         if not self.of:
-            return "no masked matrices"
-        said = f"{self.few} of {self.of} masked matrices run packed when decoding, {self.many} when reading a prompt"
+            return f"no {self.what} matrices"
+        way = "packed" if self.what == "masked" else "on kernels"
+        said = f"{self.few} of {self.of} {self.what} matrices run {way} when decoding"
+        said += f", {self.many} when reading a prompt"
         return f"{said} ({self.why})" if self.why else said
 
 
 def run_loaded(model: Any, folder: Path) -> None:
-    """The same for a checkpoint that was loaded from `folder`; `model.autoprune_kernels` says what was done."""
-    packed = load_packed(folder)
-    if not packed:
-        return
+    """Let a checkpoint that was loaded from `folder` run as fast as it can; `model.autoprune_kernels` says how."""
     family = family_of(str(model.config.model_type))
-    if family not in FAMILIES or model.device.type != "cpu":
-        return
+    if family in FAMILIES and model.device.type == "cpu":
+        layout = family_class(family).layout
+        model.autoprune_kernels = run_fast(model, layout, load_packed(folder), torch.get_num_threads())
+
+
+def run_fast(model: Any, layout: Layout, packed: Mapping[str, Packed], threads: int) -> str:
+    """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done."""
+    from autoprune.hardware.fingerprint import last_level_cache
     from autoprune.kernels.selector import Selector
 
-    selector = Selector(torch.get_num_threads())
-    model.autoprune_kernels = run_packed(model, family_class(family).layout, packed, selector).text
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    selector = Selector(threads, cold=size > (last_level_cache() or 0))
+    masked = run_packed(model, layout, packed, selector)
+    return "; ".join(done.text for done in (masked, run_dense(model, selector)) if done.of)
+
+
+def run_dense(model: Any, selector: Selector) -> Replaced:
+    """Replace linear maps in place by such with the same parameters, where the selector knows a faster way."""
+    few = many = of = 0
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
+            continue
+        of += 1
+        made = selector.dense(module)
+        if made is not module:
+            few, many = few + made.few, many + (made.many is not None)
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, made)
+    return Replaced(few, many, of, what="dense")
 
 
 def run_packed(model: Any, layout: Layout, packed: Mapping[str, Packed], selector: Selector) -> Replaced:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +27,8 @@ ELSEWHERE = "The front was not timed: latency.foreign=true searches for another 
 UNTIMED = "prefill and decode are those of language models, and this is a classifier"
 CORRECTION_PLANS = 12
 SEED = 0
-METHOD = 3  # of measuring: another one makes another table
+STOCK = "dense, as transformers runs it"
+METHOD = 4  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -144,6 +146,7 @@ def _check_workload(measured: Workload, wanted: Workload) -> None:
 def cached_table(parts: Parts, progress: Progress) -> Path:
     """The folder of this model's table for this machine, measured first when it is missing."""
     from autoprune.hardware.fingerprint import fingerprint
+    from autoprune.kernels import native
 
     if parts.adapter.shape.task != "text":
         raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
@@ -156,6 +159,7 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
             fingerprint(work.threads) | facts(options),
             asdict(work),
             str(parts.loaded.dtype),
+            native.instructions() if parts.cfg.latency.kernels else "stock",
         ),
         {name: list(values) for name, values in options.items()},
         settled(parts),
@@ -176,8 +180,8 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
     held = [p for p in random_plans(space, held_out, SEED + 1) if p.key not in known]
     with progress.stage("measuring latencies") as step:
         return measure_table(
-            lambda plan: as_exported(parts, plan),
-            *(parts.adapter.shape, parts.dense_plan(), options, workload(parts), SEED, step),
+            *(partial(as_exported, parts), parts.adapter.shape, parts.dense_plan(), options, workload(parts)),
+            *(SEED, step),
             correction_plans=correction,
             held_out_plans=held,
             facts=facts(options),
@@ -203,7 +207,11 @@ def measure_front(
         ledger.event("note", text=ELSEWHERE)
         return {}
     try:
-        return measure_entries(parts, entries, progress)
+        found = measure_entries(parts, entries, progress)
+        if stock := found.pop(STOCK, None):
+            dense = next(e.plan.key for e in entries if e.name == "dense")
+            ledger.event("note", text=_stock_note(stock, found[dense]))
+        return found
     except MeasurementError as error:
         ledger.event("note", text=f"The front was not timed: {error}.")
         progress.say(f"front not timed: {error}")
@@ -211,29 +219,48 @@ def measure_front(
 
 
 def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) -> dict[str, Measured]:
-    """Dense, uniform and front models end to end in one interleaved loop, by plan key."""
+    """Dense, uniform and front models end to end in one interleaved loop, by plan key.
+
+    With them, as STOCK, the dense model on the library's own linear maps, where the others run on faster ones.
+    """
     from autoprune.hardware.endtoend import measure_models
 
     models = {e.plan.key: as_exported(parts, e.plan, progress) for e in entries}
-    dense = next(e.plan.key for e in entries if e.name == "dense")
+    dense = next(e.plan for e in entries if e.name == "dense")
+    if parts.cfg.latency.kernels and changed(models[dense.key]):
+        models[STOCK] = parts.build(dense)
     with progress.stage("measuring the front") as step:
-        return measure_models(models, workload(parts), SEED, step, reference=dense)
+        return measure_models(models, workload(parts), SEED, step, reference=dense.key)
+
+
+def changed(model: Any) -> bool:
+    """Whether a model runs on other linear maps than the library's."""
+    return any(type(m).__module__.startswith("autoprune.kernels") for m in model.modules())
+
+
+def _stock_note(stock: Measured, dense: Measured) -> str:
+    """Both dense baselines: what the front is held against, and what it would be without our linear maps."""
+    said = [
+        f"{metric} {getattr(stock, f'{metric}_ms'):.2f} ms, here {getattr(dense, f'{metric}_ms'):.2f} ms "
+        f"({getattr(stock, f'{metric}_ratio'):.2f}x)"
+        for metric in ("prefill", "decode")
+    ]
+    return f"All models, dense too, run on the fastest linear maps here. Dense on transformers' own: {'; '.join(said)}."
 
 
 def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> Any:
-    """The model of a plan as its checkpoint will run: masked matrices packed, where kernels pay."""
+    """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
     model = parts.build(plan)
-    if plan == plan.unmasked or model.device.type != "cpu":
+    if model.device.type != "cpu" or not parts.cfg.latency.kernels:
         return model
     from autoprune.export.packed import pack_model
-    from autoprune.export.running import run_packed
-    from autoprune.kernels.selector import Selector
+    from autoprune.export.running import run_fast
 
     adapter: Any = parts.adapter
-    selector = Selector(int(parts.cfg.threads))
-    done = run_packed(model, adapter.layout, pack_model(adapter, model, plan), selector)
-    if progress is not None:
-        progress.say(f"{plan.key}: {done.text}")
+    packed = {} if plan == plan.unmasked else pack_model(adapter, model, plan)
+    said = run_fast(model, adapter.layout, packed, int(parts.cfg.threads))
+    if packed and progress is not None:
+        progress.say(f"{plan.key}: {said}")
     return model
 
 

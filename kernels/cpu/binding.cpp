@@ -27,10 +27,15 @@ Tensor shaped(const Tensor& y, const Tensor& x, int64_t rows) {
 }
 
 Tensor dense_linear(const Tensor& x, const Tensor& weight, int64_t most) {
-  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.scalar_type() == at::kBFloat16, "the matrix must be contiguous bf16");
-  const Tensor in = flat(x, weight.size(1), at::kBFloat16);
+  const bool narrow = weight.scalar_type() == at::kBFloat16;
+  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && (narrow || weight.scalar_type() == at::kFloat), "the matrix must be contiguous, bf16 or fp32");
+  const Tensor in = flat(x, weight.size(1), weight.scalar_type());
   Tensor out = at::empty({in.size(0), weight.size(0)}, in.options());
-  autoprune::dense_bf16(bits(weight), bits(in), reinterpret_cast<bf16*>(out.data_ptr()), weight.size(0), weight.size(1), in.size(0), at::get_num_threads(), most);
+  const int threads = at::get_num_threads();
+  if (narrow)
+    autoprune::dense_bf16(bits(weight), bits(in), reinterpret_cast<bf16*>(out.data_ptr()), weight.size(0), weight.size(1), in.size(0), threads, most);
+  else
+    autoprune::dense_f32(weight.const_data_ptr<float>(), in.const_data_ptr<float>(), out.data_ptr<float>(), weight.size(0), weight.size(1), in.size(0), threads, most);
   return shaped(out, x, weight.size(0));
 }
 

@@ -19,15 +19,6 @@ constexpr int64_t CHUNK = 8;  // block rows a thread takes at a time
 
 // --- any processor: one token, one block row
 
-template <typename T>
-inline __attribute__((always_inline)) float wide(T value);
-template <>
-inline __attribute__((always_inline)) float wide(bf16 value) { return widen(value); }
-template <>
-inline __attribute__((always_inline)) float wide(float value) { return value; }
-inline __attribute__((always_inline)) void put(bf16* at, float value) { *at = narrow(value); }
-inline __attribute__((always_inline)) void put(float* at, float value) { *at = value; }
-
 template <typename T, int WIDTH>
 inline __attribute__((always_inline)) void plain(const Blocks& at, const T* values, const T* x, T* y, int64_t row) {
   float sums[R] = {0};

@@ -42,6 +42,12 @@ inline __attribute__((always_inline)) bf16 narrow(float value) {
   return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
+// The same for both dtypes.
+inline __attribute__((always_inline)) float wide(bf16 value) { return widen(value); }
+inline __attribute__((always_inline)) float wide(float value) { return value; }
+inline __attribute__((always_inline)) void put(bf16* at, float value) { *at = narrow(value); }
+inline __attribute__((always_inline)) void put(float* at, float value) { *at = value; }
+
 struct Blocks {  // rows x columns in blocks of 8 outputs; `start` has one entry more than there are block rows
   const int32_t* start;
   const uint16_t* index;
@@ -51,6 +57,7 @@ struct Blocks {  // rows x columns in blocks of 8 outputs; `start` has one entry
 
 // y [tokens, rows] = x [tokens, columns] W^T; `most`: the highest level to use.
 void dense_bf16(const bf16* w, const bf16* x, bf16* y, int64_t rows, int64_t columns, int64_t tokens, int threads, int most);
+void dense_f32(const float* w, const float* x, float* y, int64_t rows, int64_t columns, int64_t tokens, int threads, int most);
 void blocks_bf16(const Blocks& at, const bf16* values, const bf16* x, bf16* y, int64_t tokens, int threads, int most);
 void blocks_f32(const Blocks& at, const float* values, const float* x, float* y, int64_t tokens, int threads, int most);
 void bitmap_bf16(const int32_t* start, const uint8_t* bits, const bf16* values, const bf16* x, bf16* y, int64_t rows,

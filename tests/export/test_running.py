@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from autoprune.kernels import native
+from autoprune.kernels.dense import DenseLinear
 from autoprune.kernels.linear import SparseLinear
 from autoprune.kernels.selector import GAIN, ChosenLinear, Selector
 from torch import Tensor
@@ -18,7 +19,7 @@ from autoprune.cache import Cache
 from autoprune.export.assemble import assemble
 from autoprune.export.checkpoint import load_checkpoint, save_checkpoint
 from autoprune.export.packed import pack_model
-from autoprune.export.running import packed_bytes, run_packed
+from autoprune.export.running import packed_bytes, run_dense, run_packed
 from autoprune.models import adapter_for
 from autoprune.patterns import masks_of
 from autoprune.pruning.masks.choose import mask_of
@@ -116,8 +117,44 @@ def test_loading_a_checkpoint_runs_it_packed_unless_told_not_to(
     )
     assert float((logits(loaded, 9) - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
     plain = autoprune.load(to, kernels=False)
-    assert not any(isinstance(m, ChosenLinear) for m in plain.modules())
+    assert not any(isinstance(m, (ChosenLinear, DenseLinear)) for m in plain.modules())
     assert torch.equal(logits(plain, 9), logits(load_checkpoint(to), 9))
+
+
+@pytest.mark.parametrize(("gain", "runs"), [(2.0, True), (GAIN - 0.01, False)])
+def test_dense_models_run_on_the_faster_linear_maps(
+    adapter: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch, gain: float, runs: bool
+) -> None:
+    monkeypatch.setattr("autoprune.kernels.selector.SMALLEST", 1)
+    model = assemble(
+        adapter, full_plan(adapter.shape), lambda b, kept: adapter.weights(b, kept.kind), torch.float32
+    )
+    of = sum(isinstance(m, torch.nn.Linear) for m in model.modules())
+    before, names = {tokens: logits(model, tokens) for tokens in (1, 12)}, set(model.state_dict())
+    done = run_dense(model, Selector(cache=cache, measure=gains(gain)))
+    assert (done.few, done.many, done.of) == (
+        of * runs,
+        of * runs,
+        of,
+    ) and f"of {of} dense matrices" in done.text
+    assert sum(isinstance(m, DenseLinear) for m in model.modules()) == of * runs
+    for tokens, wanted in before.items():
+        assert torch.allclose(logits(model, tokens), wanted, atol=1e-4 * float(wanted.abs().max()))
+        assert runs or torch.equal(logits(model, tokens), wanted)
+    assert set(model.state_dict()) == names
+    assert model.get_output_embeddings().weight is not None
+    model(torch.arange(5)[None]).logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_layer_that_somebody_watches_is_left(
+    adapter: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoprune.kernels.selector.SMALLEST", 1)
+    holder = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)])
+    holder[0].register_forward_hook(lambda *_: None)
+    assert run_dense(holder, Selector(cache=cache, measure=gains(2.0))).of == 1
+    assert type(holder[0]) is torch.nn.Linear and type(holder[1]) is DenseLinear
 
 
 def test_gains_are_measured_once_and_remembered(cache: Cache, model: Any, adapter: Any, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from autoprune.kernels import build, native
-from autoprune.kernels.linear import DenseLinear, SparseLinear
+from autoprune.kernels.linear import SparseLinear
 from autoprune.kernels.packing import bitmap_of, blocks_of
 from torch import Tensor
 
@@ -72,18 +72,6 @@ def test_packed_matrices(kernels: Any, level: int, form: Any, dtype: torch.dtype
             assert out.dtype is dtype and far(out, x, weight) < NEAR[dtype], (rows, columns, tokens)
 
 
-@pytest.mark.parametrize("level", range(4))
-def test_dense_matrices(kernels: Any, level: int) -> None:
-    for rows, columns in SIZES:
-        weight = torch.randn(rows, columns).bfloat16()
-        for tokens in TOKENS:
-            x = torch.randn(tokens, columns).bfloat16()
-            assert far(kernels.dense_linear(x, weight, level), x, weight) < NEAR[torch.bfloat16], (
-                rows,
-                columns,
-            )
-
-
 @pytest.mark.parametrize("form", ["blocks", "bitmap"])
 def test_a_layer_takes_any_leading_shape_and_strides(form: Any) -> None:
     weight, bias = sparse(40, 64, form, torch.bfloat16), torch.randn(40).bfloat16()
@@ -117,9 +105,17 @@ def test_operators_keep_torch_s_rules_and_compile(kernels: Any, form: Any) -> No
     run = kernels.block_linear if form == "blocks" else kernels.bitmap_linear
     x = torch.randn(3, 32).bfloat16()
     torch.library.opcheck(run, (x, layer.values, layer.index, layer.start, 24, 32))
-    torch.library.opcheck(kernels.dense_linear, (x, torch.randn(24, 32).bfloat16()))
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("form", ["blocks", "bitmap"])
+def test_gradients_go_through_torch(kernels: Any, form: Any) -> None:
+    weight = sparse(24, 32, form, torch.bfloat16)
+    layer, x = SparseLinear(form, packed(weight, form), 24, 32), torch.randn(3, 32).bfloat16()
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(3, 24).bfloat16() @ weight)
 
 
 def test_two_threads_give_what_one_gives(kernels: Any) -> None:
@@ -140,15 +136,6 @@ def test_without_kernels_layers_run_on_torch(monkeypatch: pytest.MonkeyPatch) ->
     weight, x = sparse(40, 64, "blocks", torch.float32), torch.randn(5, 64)
     layer = SparseLinear("blocks", packed(weight, "blocks"), 40, 64)
     assert torch.equal(layer(x), torch.nn.functional.linear(x, weight))
-    dense = DenseLinear(weight.bfloat16())
-    assert torch.equal(dense(x.bfloat16()), torch.nn.functional.linear(x.bfloat16(), weight.bfloat16()))
-
-
-def test_a_dense_layer_uses_the_kernel_for_few_tokens_only(kernels: Any) -> None:
-    weight = torch.randn(32, 64).bfloat16()
-    layer, x = DenseLinear(weight), torch.randn(9, 64).bfloat16()
-    assert torch.equal(layer(x), torch.nn.functional.linear(x, weight))
-    assert torch.equal(layer(x[:2]), kernels.dense_linear(x[:2], weight))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +152,6 @@ def test_what_no_kernel_runs_is_refused(change: Any, message: str) -> None:
         SparseLinear("blocks", {**good, **change}, 16, 8)
     with pytest.raises(KernelError, match="no kernel for a bitmap in torch.float32"):
         SparseLinear("bitmap", packed(sparse(16, 8, "bitmap", torch.float32), "bitmap"), 16, 8)
-    with pytest.raises(KernelError, match="a dense kernel takes a bf16 matrix"):
-        DenseLinear(torch.zeros(2, 2))
 
 
 def test_wrong_inputs_are_refused_by_the_operators(kernels: Any) -> None:

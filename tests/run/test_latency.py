@@ -9,6 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from autoprune.kernels import native
+from autoprune.kernels.dense import DenseLinear
+from autoprune.kernels.selector import Selector
 
 from autoprune.cache import Cache
 from autoprune.errors import MeasurementError, SettingError
@@ -18,7 +21,7 @@ from autoprune.models.llama import LlamaAdapter
 from autoprune.progress import Progress
 from autoprune.run import latency
 from autoprune.run.finals import Entry, Finalist
-from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries
+from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries, measure_front
 from autoprune.run.profile import describe
 from autoprune.shape import full_plan
 from autoprune.space import Plan
@@ -35,6 +38,7 @@ LATENCY = {
     "mode": "measure",
     "file": None,
     "foreign": False,
+    "kernels": True,
 }
 
 
@@ -220,6 +224,27 @@ def test_entries_are_measured_against_dense(parts: Any, progress: Progress) -> N
     dense, nothing = (found[plan.key] for plan in plans.values())
     assert dense.prefill_ratio == dense.decode_ratio == 1.0
     assert nothing.prefill_ratio is not None and nothing.prefill_ms > 0
+
+
+def test_both_dense_baselines_are_shown(
+    parts: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+    monkeypatch.setattr("autoprune.kernels.selector.SMALLEST", 1)
+    monkeypatch.setattr(Selector, "_timed", lambda self, layer, tokens: 2.0)
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
+    dense = Plan.of([(2, 48)])
+    model = latency.as_exported(parts, dense)
+    assert any(isinstance(m, DenseLinear) for m in model.modules()) and latency.changed(model)
+    assert not latency.changed(latency.as_exported(with_latency(parts, kernels=False), dense))
+    entries, told = [Entry("dense", Finalist(dense, {}))], []
+    ledger = SimpleNamespace(event=lambda kind, text: told.append(text))
+    assert set(measure_front(parts, ledger, entries, progress)) == {dense.key}  # type: ignore[arg-type]
+    assert len(told) == 1 and "Dense on transformers' own: prefill" in told[0] and "decode" in told[0]
+    told.clear()
+    measure_front(with_latency(parts, kernels=False), ledger, entries, progress)  # type: ignore[arg-type]
+    assert not told
 
 
 def test_the_table_as_text(measured: Path) -> None:

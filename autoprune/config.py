@@ -40,7 +40,8 @@ class Export:
 class Latency:
     """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one.
 
-    `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself.
+    `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself. `phases`
+    is how often a search goes on for a target that its finalists missed when they were measured.
     """
 
     mode: str = "measure"
@@ -51,6 +52,7 @@ class Latency:
     context: int = 256
     decode_steps: int = 8
     rounds: int = 15
+    phases: int = 2
 
 
 @dataclass
@@ -115,6 +117,7 @@ LOWEST = {
     "latency.context": 1,
     "latency.decode_steps": 1,
     "latency.rounds": 1,
+    "latency.phases": 0,
     "memory_mb": 1,
 }
 MODES = ("measure", "off")

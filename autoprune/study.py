@@ -143,14 +143,18 @@ class Study:
         executor: Executor,
         watcher: Watcher | None = None,
         adopted: Mapping[tuple[str, Fidelity], Recorded] | None = None,
+        known: Mapping[tuple[str, Fidelity], Recorded] | None = None,
     ) -> None:
-        """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing."""
+        """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing.
+
+        `known` are those of earlier phases on the same models: they cost nothing.
+        """
         self.phase = phase
         self._adopted = dict(adopted or {})
         self.ledger = ledger
         self.executor = executor
         self.watcher = watcher
-        self._memory: dict[tuple[str, Fidelity], Recorded] = {}
+        self._memory: dict[tuple[str, Fidelity], Recorded] = dict(known or {})
         self._spent = _Spent()
         seconds = phase.budget.seconds
         self._deadline = None if seconds is None else time.monotonic() + seconds
@@ -268,8 +272,11 @@ class Study:
     def _answer_repeats(self, missing: Sequence[tuple[Proposal, Plan]], known: dict[int, Recorded]) -> None:
         for proposal, plan in missing:
             if proposal.id not in known:
-                source = self._memory[plan.key, proposal.fidelity]
-                self._record(plan, replace(source.result, proposal=proposal), "memory", 0, known)
+                source = self._memory[plan.key, proposal.fidelity].result
+                result = replace(source, proposal=proposal)
+                if source.status is Status.OK:  # an earlier phase may have priced otherwise
+                    result = replace(result, metrics={**source.metrics, **self._costs(proposal)})
+                self._record(plan, result, "memory", 0, known)
 
     def _record(
         self, plan: Plan, result: Result, origin: str, tokens: int, known: dict[int, Recorded]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -212,11 +212,23 @@ def measure_front(
 
 def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) -> dict[str, Measured]:
     """Dense, uniform and front models end to end in one interleaved loop, by plan key."""
+    dense = next(e.plan.key for e in entries if e.name == "dense")
+    return _measured(parts, {e.plan.key: e.plan for e in entries}, dense, progress, "measuring the front")
+
+
+def measure_plans(parts: Parts, plans: Mapping[str, Plan], progress: Progress) -> dict[str, Measured]:
+    """Plans end to end in one interleaved loop with the dense model, by the names they have here."""
+    named = {**plans, "dense": parts.dense_plan()}
+    return _measured(parts, named, "dense", progress, "measuring finalists")
+
+
+def _measured(
+    parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str
+) -> dict[str, Measured]:
     from autoprune.hardware.endtoend import measure_models
 
-    models = {e.plan.key: as_exported(parts, e.plan, progress) for e in entries}
-    dense = next(e.plan.key for e in entries if e.name == "dense")
-    with progress.stage("measuring the front") as step:
+    models = {name: as_exported(parts, plan, progress) for name, plan in plans.items()}
+    with progress.stage(stage) as step:
         return measure_models(models, workload(parts), SEED, step, reference=dense)
 
 

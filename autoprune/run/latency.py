@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
+from autoprune.run.staleness import fresh
 from autoprune.space import Plan, Scalar, is_mask
 
 if TYPE_CHECKING:
@@ -63,8 +65,29 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
         return None
     if latency.file is not None:
-        return named_table(parts, Path(str(latency.file)).expanduser())
-    return LatencyTable.load(cached_table(parts, progress) / "latency.json")
+        table = named_table(parts, Path(str(latency.file)).expanduser())
+        if latency.foreign:
+            return table
+        return fresh(parts, table, workload(parts), lambda: measured_table(parts, progress), progress)
+    return checked_table(parts, progress)
+
+
+def checked_table(parts: Parts, progress: Progress) -> LatencyTable:
+    """The cache's table of this model and machine, measured where there is none or it is stale."""
+    from autoprune.hardware.table import LatencyTable
+
+    began = time.time_ns()
+    file = cached_table(parts, progress) / "latency.json"
+    table = LatencyTable.load(file)
+    if file.stat().st_mtime_ns >= began:
+        return table
+
+    def again() -> LatencyTable:
+        found = measured_table(parts, progress)
+        found.save(file)
+        return found
+
+    return fresh(parts, table, workload(parts), again, progress)
 
 
 def _unpriced(parts: Parts) -> list[str]:
@@ -147,6 +170,8 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
 
     if parts.adapter.shape.task != "text":
         raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
+    if unknown := _unpriced(parts):
+        raise SettingError(f"the latency table does not know {', '.join(unknown)}; leave it out of space=[…]")
     work = workload(parts)
     options = parts.options()
     inputs = [

@@ -71,10 +71,11 @@ class Spent:
 class Books:
     """Prices proposals, remembers evaluations and counts what is committed: spent already, or in flight."""
 
-    def __init__(self, phase: Phase, adopted: Mapping[At, Recorded]) -> None:
+    def __init__(self, phase: Phase, adopted: Mapping[At, Recorded], known: Mapping[At, Recorded]) -> None:
+        """`adopted`: another run's evaluations, which count; `known`: those of earlier phases, which do not."""
         self._phase, self._adopted = phase, adopted
         self._probes = bool(getattr(phase.searcher, "probes", False))
-        self._memory: dict[At, Recorded] = {}
+        self._memory = dict(known)
         self._flying: set[At] = set()
         self.committed = Spent()
 
@@ -146,8 +147,11 @@ class Books:
 
     def remembered(self, item: Priced) -> Recorded:
         """The record of a proposal whose plan was evaluated on the same windows before."""
-        source = self._memory[item.at]
-        return Recorded(replace(source.result, proposal=item.proposal), item.plan.key, "memory", 0)
+        source = self._memory[item.at].result
+        result = replace(source, proposal=item.proposal)
+        if source.status is Status.OK:  # an earlier phase may have priced otherwise
+            result = replace(result, metrics={**source.metrics, **item.cost})
+        return Recorded(result, item.plan.key, "memory", 0)
 
     def note(self, item: Priced, recorded: Recorded) -> None:
         """Count and remember a record that was not committed before."""

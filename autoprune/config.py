@@ -41,8 +41,11 @@ class Export:
 class Latency:
     """How prefill and decode are timed; `file` is a saved latency table to use instead of measuring one.
 
-    `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself.
-    `kernels`: linear maps run on what is fastest here, dense and pruned; false: on torch's own.
+    `foreign` lets it be another machine's: the run then searches for that machine and times nothing itself. `kernels`:
+    linear maps run on what is fastest here, dense and pruned; false: on torch's own. `phases`
+    is how often a search goes on for a target that its finalists missed when they were measured. `stale` says what
+    becomes of a stored table by which the dense model would take a tenth more or less than it does now: `measure` makes
+    a new one, `refuse` ends the run, `keep` does not even look.
     """
 
     mode: str = "measure"
@@ -54,6 +57,8 @@ class Latency:
     decode_steps: int = 8
     rounds: int = 15
     kernels: bool = True
+    phases: int = 2
+    stale: str = "measure"
 
 
 @dataclass
@@ -120,9 +125,11 @@ LOWEST = {
     "latency.context": 1,
     "latency.decode_steps": 1,
     "latency.rounds": 1,
+    "latency.phases": 0,
     "memory_mb": 1,
 }
 MODES = ("measure", "off")
+STALE = ("measure", "refuse", "keep")
 EVALUATORS = ["divergence", "perplexity", "classification"]  # the usual ones; each run takes those that fit
 
 
@@ -178,6 +185,10 @@ def validate(cfg: DictConfig) -> None:
         )
     if cfg.latency.mode not in MODES:
         raise SettingError(f"latency.mode={cfg.latency.mode} is unknown" + nearest(cfg.latency.mode, MODES))
+    if cfg.latency.stale not in STALE:
+        raise SettingError(
+            f"latency.stale={cfg.latency.stale} is unknown" + nearest(cfg.latency.stale, STALE)
+        )
     _check_objectives(list(cfg.objectives))
 
 

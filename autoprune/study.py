@@ -140,13 +140,17 @@ class Study:
         executor: Executor,
         watcher: Watcher | None = None,
         adopted: Mapping[At, Recorded] | None = None,
+        known: Mapping[At, Recorded] | None = None,
     ) -> None:
-        """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing."""
+        """`adopted` are evaluations of another run, by plan key and windows: they count, but run nothing.
+
+        `known` are those of earlier phases on the same models: they cost nothing.
+        """
         self.phase = phase
         self.ledger = ledger
         self.executor = executor
         self.watcher = watcher
-        self._books = Books(phase, dict(adopted or {}))
+        self._books = Books(phase, dict(adopted or {}), dict(known or {}))
         self._ahead = int(getattr(phase.searcher, "ahead", 1))
         self._stored = ledger.batches(phase.number)
         self._next = 0  # batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -133,8 +134,10 @@ class LatencyTable:
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write the table as JSON."""
-        path.write_text(self.to_json())
+        """Write the table as JSON; whoever reads meanwhile finds the old or the new one."""
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text(self.to_json())
+        os.replace(scratch, path)
 
     @staticmethod
     def load(path: Path) -> LatencyTable:

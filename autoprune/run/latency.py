@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
+from autoprune.run.staleness import fresh
 from autoprune.space import Plan, Scalar, is_mask
 
 if TYPE_CHECKING:
@@ -65,8 +67,29 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
         return None
     if latency.file is not None:
-        return named_table(parts, Path(str(latency.file)).expanduser())
-    return LatencyTable.load(cached_table(parts, progress) / "latency.json")
+        table = named_table(parts, Path(str(latency.file)).expanduser())
+        if latency.foreign:
+            return table
+        return fresh(parts, table, workload(parts), lambda: measured_table(parts, progress), progress)
+    return checked_table(parts, progress)
+
+
+def checked_table(parts: Parts, progress: Progress) -> LatencyTable:
+    """The cache's table of this model and machine, measured where there is none or it is stale."""
+    from autoprune.hardware.table import LatencyTable
+
+    began = time.time_ns()
+    file = cached_table(parts, progress) / "latency.json"
+    table = LatencyTable.load(file)
+    if file.stat().st_mtime_ns >= began:
+        return table
+
+    def again() -> LatencyTable:
+        found = measured_table(parts, progress)
+        found.save(file)
+        return found
+
+    return fresh(parts, table, workload(parts), again, progress)
 
 
 def _unpriced(parts: Parts) -> list[str]:
@@ -150,6 +173,8 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
 
     if parts.adapter.shape.task != "text":
         raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
+    if unknown := _unpriced(parts):
+        raise SettingError(f"the latency table does not know {', '.join(unknown)}; leave it out of space=[…]")
     work = workload(parts)
     options = parts.options()
     inputs = [
@@ -223,14 +248,27 @@ def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) 
 
     With them, as STOCK, the dense model on the library's own linear maps, where the others run on faster ones.
     """
+    dense = next(e.plan.key for e in entries if e.name == "dense")
+    plans = {e.plan.key: e.plan for e in entries}
+    return _measured(parts, plans, dense, progress, "measuring the front", stock=True)
+
+
+def measure_plans(parts: Parts, plans: Mapping[str, Plan], progress: Progress) -> dict[str, Measured]:
+    """Plans end to end in one interleaved loop with the dense model, by the names they have here."""
+    named = {**plans, "dense": parts.dense_plan()}
+    return _measured(parts, named, "dense", progress, "measuring finalists")
+
+
+def _measured(
+    parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str, stock: bool = False
+) -> dict[str, Measured]:
     from autoprune.hardware.endtoend import measure_models
 
-    models = {e.plan.key: as_exported(parts, e.plan, progress) for e in entries}
-    dense = next(e.plan for e in entries if e.name == "dense")
-    if parts.cfg.latency.kernels and changed(models[dense.key]):
-        models[STOCK] = parts.build(dense)
-    with progress.stage("measuring the front") as step:
-        return measure_models(models, workload(parts), SEED, step, reference=dense.key)
+    models = {name: as_exported(parts, plan, progress) for name, plan in plans.items()}
+    if stock and parts.cfg.latency.kernels and changed(models[dense]):
+        models[STOCK] = parts.build(plans[dense])
+    with progress.stage(stage) as step:
+        return measure_models(models, workload(parts), SEED, step, reference=dense)
 
 
 def changed(model: Any) -> bool:

@@ -17,11 +17,13 @@ from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
+from autoprune.run.keeping import ABOVE
 from autoprune.run.latency import origin
 from autoprune.run.proxies import write_proxies
 from autoprune.run.recovery import recovery_of
 from autoprune.run.supernets import ladders_by_phase
 from autoprune.run.tasks import differences, write_tasks
+from autoprune.run.verdicts import sentences
 from autoprune.runs import method
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def write_outputs(
     for told in (tasks, write_proxies(run, ledger)):
         if told is not None:
             ledger.event("note", text=told)
+    for sentence in sentences(run, frame, best_row(run, frame)):
+        ledger.event("note", text=sentence)
     facts = _facts(run, ledger)
     folder.write_json(run.path / FACTS, facts.__dict__)
     with run.progress.stage("writing the report"):
@@ -198,21 +202,26 @@ def _machine(threads: int) -> str:
     return ", ".join(f"{k} {v}" for k, v in fingerprint(threads).items() if v not in ("", None))
 
 
+def best_row(run: Run, frame: pd.DataFrame) -> pd.Series | None:
+    """The best point under the (last) constraints, or the one at half the block parameters; None without a front."""
+    front = frame[frame["name"] == "front"]
+    last, chosen = run.targets[-1], front
+    if len(run.targets) > 1 and last.name:
+        chosen = frame[frame["name"] == f"target@{last.name}"]
+    if not len(front) or not len(chosen):
+        return None
+    return _constrained(run, last.constraints, chosen) if last.constraints else _half(front)
+
+
 def _export_best(run: Run, frame: pd.DataFrame) -> None:
-    """The best point under the (last) constraints, or the one at half the block parameters, as a checkpoint.
+    """That point as a checkpoint.
 
     With a recovery it is recovered, and `points` further points of the front go to recovered/.
     """
-    front = frame[frame["name"] == "front"]
-    if not len(front):
+    best = best_row(run, frame)
+    if best is None:
         return
-    last, chosen = run.targets[-1], front
-    if len(run.targets) > 1:
-        chosen = frame[frame["name"] == f"target@{last.name}"] if last.name else front
-        if not len(chosen):
-            return
-    recovery = recovery_of(run.cfg)
-    best = _constrained(run, last.constraints, chosen) if last.constraints else _half(front)
+    recovery, front = recovery_of(run.cfg), frame[frame["name"] == "front"]
     wanted = {run.path / "best": best}
     if recovery is not None and recovery.points:
         others = spread(front[front["key"] != best["key"]], recovery.points)
@@ -237,7 +246,8 @@ def _constrained(run: Run, constraints: Sequence[Constraint], front: pd.DataFram
     measured = [(c, column) for c, column in measured if front[column].notna().any()]
     within = front
     for constraint, column in measured:
-        within = within[within[column] <= constraint.bound / dense[constraint.metric] + 1e-9]
+        bound = constraint.bound / dense[constraint.metric]
+        within = within[within[column] <= (1 + ABOVE) * bound]
     if len(within):
         return within.sort_values("kl_selection").iloc[0]
     return front.sort_values(measured[0][1]).iloc[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from autoprune.run.checks import check_budget, check_dense, estimate
 from autoprune.run.choosing import shared_of
 from autoprune.run.finalists import prepare_finals
 from autoprune.run.hosting import hosting
+from autoprune.run.keeping import Correction, KeptDriver, latencies
 from autoprune.run.latency import latency_table, measure_front
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
@@ -30,6 +31,7 @@ from autoprune.run.recovery import check_recovery
 from autoprune.run.remote import spec_of
 from autoprune.run.supernets import check_rebuildable, ladders_by_phase, opened
 from autoprune.run.targets import PHASE, Target, TargetsDriver, driver_of, loosest, read_targets
+from autoprune.run.verdicts import earlier, keep
 from autoprune.space import Space
 from autoprune.study import Budget, Study
 
@@ -223,23 +225,44 @@ def _search(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> Non
     driver, held = _driver(run), ""
     if len(driver.targets) > 1:
         run.progress.say("one after the other: " + ", ".join(t.name for t in driver.targets))
-    while (phase := driver.next(ledger)) is not None:
+    while (phase := driver.next(ledger)) is not None or _missed(run, ledger, driver, executor):
+        if phase is None:
+            held = ""  # the executor was let go of while finalists were timed
+            continue
         parts = opened(run.parts, ledger, phase, run.progress)
         if parts.ladder_folder.name != held:
             executor.open(search_evaluation(parts, run.objectives), spec_of(parts, phase.supernet))
             held = parts.ladder_folder.name
         with run.progress.search(phase.budget.tokens or 0, run.objectives, dense) as bar:
-            reason = Study(phase, ledger, executor, bar, adopted.get(held)).run()
+            known = earlier(ledger, driver, phase.number)
+            reason = Study(phase, ledger, executor, bar, adopted.get(held), known).run()
         ledger.event(PHASE, number=phase.number, reason=reason, **finals.named(phase.searcher))
     reason = ledger.events(PHASE)[-1]["reason"]
     ledger.event("searched", reason=reason, tokens=ledger.tokens())
     run.progress.say(f"search stopped on {reason} after {ledger.tokens():,} tokens")
 
 
+def _missed(run: Run, ledger: Ledger, driver: TargetsDriver, executor: Opened) -> bool:
+    """Measure what the phases found, where there are latency targets; whether one is searched again."""
+    if isinstance(driver, KeptDriver) and driver.unmeasured(ledger):
+        executor.close()  # nothing of it may run meanwhile
+    return keep(run, ledger, driver)
+
+
 def _driver(run: Run) -> TargetsDriver:
     windows = run.parts.corpus.count(Split.FITNESS)
     allocations = run.parts.allocations()
-    return driver_of(shared_of(run.cfg, run.space, run.objectives, run.targets, windows, allocations))
+    shared = shared_of(run.cfg, run.space, run.objectives, run.targets, windows, allocations)
+    driver, latency, table = driver_of(shared), run.cfg.latency, run.table
+    checked = table is not None and latency.mode != "off" and not latency.foreign
+    if not checked or type(driver) is not TargetsDriver or not any(map(latencies, run.targets)):
+        return driver
+
+    def reprice(correction: Correction) -> Space:
+        assert table is not None
+        return run.parts.space(replace(table, correction=dict(correction)))
+
+    return KeptDriver(shared, run.targets, reprice, int(latency.phases))
 
 
 def _adopted(source: Path | None, run: Run) -> Adopted:

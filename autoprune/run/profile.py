@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.hardware.table import LatencyTable
 from autoprune.hardware.workload import METRICS
-from autoprune.run.latency import cached_table, copy_table
+from autoprune.run.latency import cached_table, checked_table, copy_table
 from autoprune.run.parts import open_parts
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ def profile_model(model: str, to: Path | None, settings: list[str], progress: Pr
     from autoprune.config import compose
 
     cfg = compose([f"model={model}", *settings])
-    folder = cached_table(open_parts(cfg, progress), progress)
-    print(describe(LatencyTable.load(folder / "latency.json")))
+    parts = open_parts(cfg, progress)
+    print(describe(checked_table(parts, progress)))
     if to is not None:
-        copy_table(folder, to)
+        copy_table(cached_table(parts, progress), to)
         print(f"saved {to}")
 
 

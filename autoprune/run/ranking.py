@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,13 @@ def ranked(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Entry
     return [_entry(name, f, selected, tested, own) for name, f in named]
 
 
+def selected(run: Run, ledger: Ledger, found: Sequence[finals.Finalist]) -> finals.Scores:
+    """Finalists on *selection*, before the search is over; the ledger remembers them."""
+    scorer = finals.Scorer(_evaluations(run, _parts_of(run, ledger)), ledger)
+    with run.progress.stage("finalists on selection") as step:
+        return scorer.score(found, held_out(run.cfg, run.parts.corpus, Split.SELECTION), step)
+
+
 def _named(
     run: Run,
     found: list[finals.Finalist],
@@ -63,7 +70,7 @@ def _named(
 
 def _finalists(run: Run, ledger: Ledger, driver: TargetsDriver) -> list[finals.Finalist]:
     """Of every supernet's last phases their share, each plan once."""
-    frame, ladders, rivals = ledger.to_frame(), ladders_by_phase(ledger), driver.rivals()
+    frame, ladders, rivals = ledger.to_frame(), ladders_by_phase(ledger), driver.rivals(ledger)
     limit, dense = max(1, int(run.cfg.finalists) // len(rivals)), run.space.decode(run.space.dense)
     found: dict[str, finals.Finalist] = {}
     for alternatives in rivals:

@@ -56,7 +56,7 @@ class RebuildingDriver(TargetsDriver):
             supernet=SupernetSpec(options, reference, self._rebuilds.follows(iteration)),
         )
 
-    def rivals(self) -> list[list[tuple[int, ...]]]:
+    def rivals(self, ledger: Ledger) -> list[list[tuple[int, ...]]]:
         """Of every target each iteration by itself, the last one first: other ladders make other models of a plan."""
         count = self._rebuilds.iterations
         return [[(t * count + i,) for i in reversed(range(count))] for t in range(len(self.targets))]

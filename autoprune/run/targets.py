@@ -158,7 +158,7 @@ class TargetsDriver:
             window=shared.window,
         )
 
-    def rivals(self) -> list[list[tuple[int, ...]]]:
+    def rivals(self, ledger: Ledger) -> list[list[tuple[int, ...]]]:
         """Phases that compete, being of one supernet; in each list the last ones that have results count."""
         return [[tuple(range(self.count))]]
 

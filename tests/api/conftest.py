@@ -29,7 +29,13 @@ TOKENS = 12_000
 SETTINGS = (
     *("window=32", "calibration.tokens=1024", "selection_windows=12", "test_windows=12", "finalists=12"),
     *("front_points=4", "uniform=[0.8,0.5]", "quiet=true"),
-    *("latency.rounds=5", "latency.prefill_tokens=8", "latency.context=8", "latency.decode_steps=1"),
+    *(
+        "latency.rounds=5",
+        "latency.prefill_tokens=8",
+        "latency.context=8",
+        "latency.decode_steps=1",
+        "latency.stale=keep",
+    ),
 )
 NSGA2 = ("search.windows=4", "search.population=12")
 

@@ -11,7 +11,11 @@ import pytest
 
 from autoprune.errors import SettingError
 from autoprune.front import Front
+from autoprune.hardware.endtoend import Measured
+from autoprune.hardware.table import LatencyTable
 from autoprune.ledger import FILE, Ledger
+from autoprune.run import verdicts
+from autoprune.space import Plan, plan_cost
 
 EVOPRESS = ("search.offspring=6", "search.survivors=[2,1]", "search.windows=[2,4]")
 OFF = "latency.mode=off"
@@ -79,3 +83,37 @@ def test_a_search_for_another_machine(given: Any, front: Front, tmp_path: Path) 
     report = (found.folder / "report.html").read_text()
     assert "Predicted latencies are those of another machine: Abacus 9, 1 threads" in report
     assert "The front was not timed" in report
+
+
+def test_a_latency_target_that_was_missed_is_searched_again(
+    given: Any, front: Front, tmp_path: Path, no_export: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine on which smaller plans save three tenths less than its table says."""
+    data, file = json.loads((front.folder / "latency.json").read_text()), tmp_path / "clean.json"
+    for entry in data["entries"]:
+        entry["ms"] = dict.fromkeys(entry["ms"], 0.1 + 0.01 * entry["option"])
+    data |= {"base_ms": {"prefill": 0.3, "decode": 0.3}, "correction": {"prefill": [0, 1], "decode": [0, 1]}}
+    file.write_text(json.dumps(data))
+    table = LatencyTable.load(file)
+
+    def measure(parts: Any, plans: dict[str, Plan], *_: Any) -> dict[str, Measured]:
+        dense = plan_cost(parts.dense_plan(), table)
+        found = {}
+        for name, plan in plans.items():
+            cost = plan_cost(plan, table)
+            r = {m: 1 - 0.7 * (1 - cost[m] / dense[m]) for m in ("prefill", "decode")}
+            ms = [r[m] * dense[m] for m in ("prefill", "decode") for _ in range(3)]
+            found[name] = Measured(*ms, *(r[m] for m in ("prefill", "decode") for _ in range(3)))
+        return found
+
+    monkeypatch.setattr(verdicts, "measure_plans", measure)
+    named = {"objectives": ("kl", "decode"), "constraints": {"decode": "0.6x"}, "tokens": 8000}
+    found = given.search(tmp_path / "run", f"latency={file}", *EVOPRESS, search="evopress", **named)
+    ledger = Ledger.open(found.folder / FILE)
+    events = ledger.events("kept")
+    assert events[0]["missed"] == ["decode=0.6x"] and events[0]["again"]
+    assert 1 in set(ledger.to_frame()["phase"]) and len(events) == len(ledger.events("phase")) > 1
+    off = [min(abs(t["ratio"]["decode"][0] / 0.6 - 1) for t in e["found"]) for e in events]
+    assert off[-1] < off[0]
+    report = (found.folder / "report.html").read_text()
+    assert "Target decode=0.6x: decode measured" in report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,14 @@ from autoprune.models.llama import LlamaAdapter
 from autoprune.progress import Progress
 from autoprune.run import latency
 from autoprune.run.finals import Entry, Finalist
-from autoprune.run.latency import cached_table, copy_table, latency_table, measure_entries, measure_front
+from autoprune.run.latency import (
+    cached_table,
+    checked_table,
+    copy_table,
+    latency_table,
+    measure_entries,
+    measure_front,
+)
 from autoprune.run.profile import describe
 from autoprune.shape import full_plan
 from autoprune.space import Plan
@@ -39,6 +47,7 @@ LATENCY = {
     "file": None,
     "foreign": False,
     "kernels": True,
+    "stale": "keep",
 }
 
 
@@ -192,6 +201,76 @@ def test_a_file_that_is_no_table_is_refused(parts: Any, progress: Progress, tmp_
         file.write_bytes(content)
         with pytest.raises(SettingError, match=f"^latency.file={file}: (not a latency table|is not text)"):
             latency_table(with_latency(parts, file=str(file)), tmp_path / "none", progress)
+
+
+@pytest.fixture
+def changed(
+    parts: Any, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """A saved table, and a machine on which the dense model takes so many times what it says."""
+    file = tmp_path / "saved.json"
+    copy_table(measured, file)
+
+    def settings(slower: float, stale: str) -> Any:
+        dense = LatencyTable.load(file).dense_ms
+        now = SimpleNamespace(prefill_ms=dense["prefill"], decode_ms=slower * dense["decode"])
+        monkeypatch.setattr("autoprune.hardware.endtoend.measure_models", lambda *_: {"dense": now})
+        return with_latency(parts, file=str(file), stale=stale)
+
+    return settings
+
+
+def test_a_stored_table_is_looked_at_again(
+    changed: Callable[..., Any], progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none, said = tmp_path / "none", list[str]()
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(latency, "measured_table", lambda *_: "a new one")
+    for slower, stale in ((1.05, "measure"), (0.95, "refuse"), (2.0, "keep")):
+        assert isinstance(latency_table(changed(slower, stale), none, progress), LatencyTable)
+    assert not said
+    assert latency_table(changed(1.2, "measure"), none, progress) == "a new one"
+    line = "the stored latency table is stale: decode of the dense model changed by"
+    assert said == [f"{line} +20%; measuring a new one"]
+    with pytest.raises(
+        SettingError, match=rf"^{line} -50%; allowed is 10%, latency.stale=measure"
+    ) as refused:
+        latency_table(changed(0.5, "refuse"), none, progress)
+    assert refused.value.exit_code == 2
+
+
+def test_a_dear_or_busy_look_is_left_out(
+    changed: Callable[..., Any], progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> Any:
+        raise MeasurementError("busy")
+
+    given, said = changed(2.0, "refuse"), list[str]()
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr("autoprune.run.staleness.CHEAP", 0.0)
+    assert latency_table(given, tmp_path / "none", progress) is not None and not said
+    monkeypatch.setattr("autoprune.run.staleness.CHEAP", 10.0)
+    monkeypatch.setattr("autoprune.hardware.endtoend.measure_models", busy)
+    assert latency_table(given, tmp_path / "none", progress) is not None
+    assert said == ["the stored latency table was not checked: the machine is busy"]
+
+
+def test_a_stale_table_of_the_cache_is_replaced(
+    parts: Any, measured: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (measured / "latency.json").read_text()
+    table = LatencyTable.from_json(before)
+    monkeypatch.setattr(latency, "fresh", lambda parts, table, work, again, progress: again())
+    monkeypatch.setattr(latency, "measured_table", lambda *_: replace(table, rounds=99))
+    assert checked_table(parts, progress).rounds == 99
+    assert LatencyTable.load(measured / "latency.json").rounds == 99
+    (measured / "latency.json").write_text(before)
+
+
+def test_what_a_table_does_not_know_cannot_be_profiled(parts: Any, progress: Progress) -> None:
+    strange = SimpleNamespace(**{**vars(parts), "options": lambda: {"kv_groups": (2,), "hidden": (8,)}})
+    with pytest.raises(SettingError, match="the latency table does not know hidden; leave it out"):
+        cached_table(strange, progress)  # type: ignore[arg-type]
 
 
 def test_a_busy_machine_gives_no_table(

@@ -99,7 +99,7 @@ def test_several_targets_have_iterations_of_their_own(tmp_path: Path) -> None:
     ledger, driver = create(tmp_path / "ledger.sqlite"), driver_of(shared({"params": ["0.7x", "0.4x"]}))
     phases = see_through(driver, ledger, AnySpace())
     assert len(phases) == 2 * ITERATIONS
-    assert driver.rivals() == [[(2,), (1,), (0,)], [(5,), (4,), (3,)]]
+    assert driver.rivals(ledger) == [[(2,), (1,), (0,)], [(5,), (4,), (3,)]]
     bounds = [p.constraints[0].text for p in phases]
     assert bounds == ["0.7x"] * 3 + ["0.4x"] * 3
     assert spec(phases[3]).reference != spec(phases[2]).reference

@@ -17,6 +17,7 @@ from autoprune.data import Corpus, Windows, as_tensor
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
+from autoprune.out_of_memory import out_of_memory
 from autoprune.shape import Shape
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
@@ -26,10 +27,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one plan: means, and the values of every window where there are such."""
+    """Metrics of one plan: means, and the values of every window where there are such.
+
+    `note`: what a reader of the ledger must know, such as a smaller micro-batch.
+    """
 
     metrics: Mapping[str, float]
     per_window: Mapping[str, Array]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,37 +146,43 @@ class Evaluation:
         for evaluator in evaluators:
             evaluator.bind(context)
 
-    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
+    def evaluate(
+        self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None
+    ) -> list[Scores | Failure]:
         """Scores of each plan on the fidelity's windows, or the reason why there are none.
 
-        Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
-        memory changes the grouping. A plan that raises has its error as the reason and does not disturb the others;
-        what no plan can help (a full disk, missing windows, a split that it does not serve) is raised.
+        Micro-batches hold `sequences` windows (None: those of the evaluation), counted from the fidelity's first:
+        neither the number of plans nor free memory changes the grouping. A plan that raises has its error as the reason
+        and does not disturb the others; what no plan can help (a full disk, missing windows, a split that it does not
+        serve) is raised, and so is a MemoryError: see `out_of_memory.evaluate_within`.
         """
         if self.only is not None and fidelity.split is not self.only:
             raise SettingError(
                 f"windows of split {fidelity.split.value} were asked of a search's evaluation; "
                 f"it serves split {self.only.value} only"
             )
+        size = self.sequences if sequences is None else sequences
         try:
-            return self._evaluate(plans, fidelity)
+            return self._evaluate(plans, fidelity, size)
         except SpaceError as error:
             caught: Exception = error
-        except (AutopruneError, OSError, MemoryError):
+        except (AutopruneError, OSError):
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise MemoryError(_line(error)) from error
             caught = error
         if len(plans) == 1:
             return [Failure(f"plan {plans[0].key}: {_line(caught)}")]
         middle = len(plans) // 2
-        return self.evaluate(plans[:middle], fidelity) + self.evaluate(plans[middle:], fidelity)
+        return self.evaluate(plans[:middle], fidelity, size) + self.evaluate(plans[middle:], fidelity, size)
 
-    def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
+    def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity, size: int) -> list[Scores | Failure]:
         rows, labels = self._windows(fidelity), self.corpus.labels(fidelity.split)
         values: list[dict[str, list[Array]]] = [{} for _ in plans]
         failures: dict[int, Failure] = {}
-        for start in range(0, len(rows), self.sequences):
-            chunk = rows[start : start + self.sequences]
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
             first = fidelity.windows[0] + start
             span, ids = (first, first + len(chunk)), as_tensor(chunk)
             known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])

@@ -90,6 +90,8 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
+    stream: str = "off"  # disk: model and ladders stay there, but for the sublayers that are at work
+    stream_mb: int = 1024  # bound for those
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False
@@ -116,6 +118,7 @@ LOWEST = {
     "latency.decode_steps": 1,
     "latency.rounds": 1,
     "memory_mb": 1,
+    "stream_mb": 1,
 }
 MODES = ("measure", "off")
 EVALUATORS = ["divergence", "perplexity", "classification"]  # the usual ones; each run takes those that fit

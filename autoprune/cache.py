@@ -33,6 +33,7 @@ class Cache:
         self.root = default_root() if root is None else root
         self._source = source
         self._usage = Usage(self.root)
+        self.used: dict[Path, None] = {}  # what was asked for, in that order
 
     def folder(self, kind: str, inputs: Any, build: Callable[[Path], None]) -> Path:
         """The artifact of `kind` that depends on `inputs` (plain data), built first when it is missing.
@@ -43,6 +44,7 @@ class Cache:
         when the cache cannot be written.
         """
         target = self.root / kind / digest(inputs)[:20]
+        self.used[target] = None
         if self._usage.found(target):
             return target
         with self._scratch(target.parent) as scratch:

@@ -100,6 +100,8 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
+    stream: str = "off"  # disk: model and ladders stay there, but for the sublayers that are at work
+    stream_mb: int = 1024  # bound for those
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False
@@ -127,6 +129,7 @@ LOWEST = {
     "latency.rounds": 1,
     "latency.phases": 0,
     "memory_mb": 1,
+    "stream_mb": 1,
 }
 MODES = ("measure", "off")
 STALE = ("measure", "refuse", "keep")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from autoprune.data import Corpus, Windows, as_tensor
 from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
+from autoprune.out_of_memory import out_of_memory
 from autoprune.shape import Shape
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
@@ -26,10 +27,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one plan: means, and the values of every window where there are such."""
+    """Metrics of one plan: means, and the values of every window where there are such.
+
+    `note`: what a reader of the ledger must know, such as a smaller micro-batch.
+    """
 
     metrics: Mapping[str, float]
     per_window: Mapping[str, Array]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,67 +146,90 @@ class Evaluation:
         for evaluator in evaluators:
             evaluator.bind(context)
 
-    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
+    def evaluate(
+        self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None
+    ) -> list[Scores | Failure]:
         """Scores of each plan on the fidelity's windows, or the reason why there are none.
 
-        Micro-batches hold `sequences` windows, counted from the fidelity's first: neither the number of plans nor free
-        memory changes the grouping. A plan that raises has its error as the reason and does not disturb the others;
-        what no plan can help (a full disk, missing windows, a split that it does not serve) is raised.
+        Micro-batches hold `sequences` windows (None: those of the evaluation), counted from the fidelity's first:
+        neither the number of plans nor free memory changes the grouping. A plan that raises has its error as the reason
+        and does not disturb the others; what no plan can help (a full disk, missing windows, a split that it does not
+        serve) is raised, and so is a MemoryError: see `out_of_memory.evaluate_within`.
         """
         if self.only is not None and fidelity.split is not self.only:
             raise SettingError(
                 f"windows of split {fidelity.split.value} were asked of a search's evaluation; "
                 f"it serves split {self.only.value} only"
             )
+        size = self.sequences if sequences is None else sequences
         try:
-            return self._evaluate(plans, fidelity)
+            return self._evaluate(plans, fidelity, size)
         except SpaceError as error:
             caught: Exception = error
-        except (AutopruneError, OSError, MemoryError):
+        except (AutopruneError, OSError):
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise MemoryError(_line(error)) from error
             caught = error
         if len(plans) == 1:
             return [Failure(f"plan {plans[0].key}: {_line(caught)}")]
         middle = len(plans) // 2
-        return self.evaluate(plans[:middle], fidelity) + self.evaluate(plans[middle:], fidelity)
+        return self.evaluate(plans[:middle], fidelity, size) + self.evaluate(plans[middle:], fidelity, size)
 
-    def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[Scores | Failure]:
-        rows, labels = self._windows(fidelity), self.corpus.labels(fidelity.split)
+    def _evaluate(self, plans: Sequence[Plan], fidelity: Fidelity, size: int) -> list[Scores | Failure]:
         values: list[dict[str, list[Array]]] = [{} for _ in plans]
         failures: dict[int, Failure] = {}
-        for start in range(0, len(rows), self.sequences):
-            chunk = rows[start : start + self.sequences]
-            first = fidelity.windows[0] + start
-            span, ids = (first, first + len(chunk)), as_tensor(chunk)
-            known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])
-            batch = Batch(fidelity.split, span, ids, continuation(ids, self._prompt_len), known)
+        for group in self._groups(len(plans), fidelity, size):
             alive = [i for i in range(len(plans)) if i not in failures]
             if self.evaluators:
-                self._pass(plans, alive, batch, values, failures)
-            for proxy in self.proxies:
+                self._pass(plans, alive, group, values, failures)
+            for batch, proxy in ((b, p) for b in group for p in self.proxies):
                 alive = [i for i in alive if i not in failures]
                 found = proxy.measure(self.supernet, [plans[i] for i in alive], batch.ids)
                 for index, columns in zip(alive, found, strict=True):
                     self._add(index, plans[index], batch, columns, values, failures)
         return [failures[i] if i in failures else summarise(values[i]) for i in range(len(plans))]
 
+    def _groups(self, plans: int, fidelity: Fidelity, size: int) -> Iterator[list[Batch]]:
+        """Micro-batches of `size` windows, as many at a time as the supernet takes together."""
+        group: list[Batch] = []
+        together = 1
+        for batch in self._batches(fidelity, size):
+            if not group:
+                together = self.supernet.together(plans, batch.ids)
+            group.append(batch)
+            if len(group) >= together:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _batches(self, fidelity: Fidelity, size: int) -> Iterator[Batch]:
+        rows, labels = self._windows(fidelity), self.corpus.labels(fidelity.split)
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            first = fidelity.windows[0] + start
+            span, ids = (first, first + len(chunk)), as_tensor(chunk)
+            known = None if labels is None else torch.from_numpy(labels[span[0] : span[1]])
+            yield Batch(fidelity.split, span, ids, continuation(ids, self._prompt_len), known)
+
     def _pass(
         self,
         plans: Sequence[Plan],
         alive: Sequence[int],
-        batch: Batch,
+        group: Sequence[Batch],
         values: list[dict[str, list[Array]]],
         failures: dict[int, Failure],
     ) -> None:
-        def visit(position: int, logits: Tensor) -> None:
-            index = alive[position]
+        def visit(number: int, position: int, logits: Tensor) -> None:
+            index, batch = alive[position], group[number]
             for evaluator in self.evaluators:
-                self._add(index, plans[index], batch, evaluator.score(batch, logits), values, failures)
-                if index in failures:
+                if index in failures:  # on an earlier micro-batch, or by another evaluator
                     return
+                self._add(index, plans[index], batch, evaluator.score(batch, logits), values, failures)
 
-        self.supernet.run([plans[i] for i in alive], batch.ids, visit)
+        self.supernet.run_many([plans[i] for i in alive], [batch.ids for batch in group], visit)
 
     def _add(
         self,

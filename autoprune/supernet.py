@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from autoprune.space import Plan, SublayerPlan
 from autoprune.trie import common, trie_order
 
 Visit = Callable[[int, Tensor], None]
+VisitMany = Callable[[int, int, Tensor], None]
 
 
 class Ladders(Protocol):
@@ -39,6 +41,15 @@ class Supernet:
         self.ladders = ladders
         self.memory_bytes = memory_bytes
         self.telemetry = Telemetry()
+
+    def together(self, plans: int, ids: Tensor) -> int:
+        """How many micro-batches like this go together in `run_many`: here nothing is gained by more than one."""
+        return 1
+
+    def run_many(self, plans: Sequence[Plan], batches: Sequence[Tensor], visit: VisitMany) -> None:
+        """Call `visit(micro-batch, index, logits [B, T, V])` for every plan on every micro-batch of ids [B, T]."""
+        for number, ids in enumerate(batches):
+            self.run(plans, ids, partial(visit, number))
 
     @torch.inference_mode()
     def run(self, plans: Sequence[Plan], ids: Tensor, visit: Visit) -> None:

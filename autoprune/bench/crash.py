@@ -1,7 +1,8 @@
 """`autoprune bench crash`: searches killed with SIGKILL at random moments, resumed, and compared with one left alone.
 
-Each run starts with an empty artifact cache and is killed several times: its driver, or on Ray its driver or a
-worker; then it is left to finish. Moments are drawn from what remains of the run, so that the kills of a run fall on
+Each run starts with an empty artifact cache and is killed several times: its driver, or on Ray in turns a worker, the
+driver, the raylet (the daemon of the node, without which the driver cannot go on), and all processes of the run at
+once; then it is left to finish. Moments are drawn from what remains of the run, so that the kills of a run fall on
 all of it: before its first record, at any record, after the last one. The same means: the ordered ledger, values per
 window included, and every score in the leaderboard are equal to the last bit. Drivers are copies of a process that has
 the libraries loaded.
@@ -35,6 +36,8 @@ LATER = 12.0  # at most so many records' time after a record: they come in burst
 OPENING = 0.5  # seconds in which a worker that has just started may be killed
 LAST = 0.9  # share of the search's records after which workers are left alone: they are about to go
 TABLES = ("results", "finals")  # of the ledger
+VICTIMS = ("worker", "raylet", "run", "driver")  # on Ray, in turns
+SEARCHING = ("worker", "raylet")  # there is Ray while the search runs
 STAGES = ("setting up", "searching", "finalists", "writing")
 
 
@@ -43,7 +46,7 @@ class Outcome:
     """What came of one run: what was killed while it did what, and whether it ended like the undisturbed one."""
 
     executor: str
-    kills: tuple[tuple[str, str], ...]  # (driver or worker, stage)
+    kills: tuple[tuple[str, str], ...]  # (victim, stage)
     same: bool
     left: bool  # a process outlived the run
 
@@ -140,10 +143,12 @@ class Hunt:
 
     def run(self, kills: int, reference: Any) -> Outcome:
         """Kill up to so many times, let it finish, compare."""
-        status = -1
-        while status < 0:
+        status, ended = -1, False
+        while status < 0 or ended:
             pid = processes.fork(self._line(), self._log, self._environment)
+            had = len(self._kills)
             status = self._hunted(pid, kills)
+            ended = bool(status) and len(self._kills) > had and self._kills[-1][0] == "raylet"
         if status:
             raise RuntimeError(f"a run ended with exit code {status}:\n{self._log.read_text()}")
         return Outcome(
@@ -163,22 +168,36 @@ class Hunt:
         last = self._pace.share(LAST * self._pace.searched)
         while (left := kills - len(self._kills)) > 0:
             at = max(self._at, self._pace.share(progress(self._run)))
-            prey = self._ray and len(self._kills) % 2 == 0 and at < last  # every other kill is a worker's
-            self._at = due(self._draw, at, last if prey else 1.0, left)
-            if (status := self._approach(pid, prey)) is not None:
+            victim = self._next() if at < last else "driver"
+            self._at = due(self._draw, at, last if victim in SEARCHING else 1.0, left)
+            if (status := self._approach(pid, victim in SEARCHING)) is not None:
                 return status
-            below = processes.descendants(pid)
-            self._seen |= set(below)
-            workers = processes.workers(pid)
-            if prey and workers:
-                processes.kill(self._draw.choice(workers))
-                self._kills.append(("worker", stage(self._run)))
-            elif not prey:
-                processes.kill(pid)
-                status = processes.wait(pid, PATIENCE)
-                assert status is not None
-                self._kills.append(("driver", stage(self._run)))
-                return status
+            self._seen |= set(processes.descendants(pid))
+            if self._kill(pid, victim) and victim != "worker":
+                return self._ended(pid)
+        return self._ended(pid)
+
+    def _next(self) -> str:
+        return VICTIMS[len(self._kills) % len(VICTIMS)] if self._ray else "driver"
+
+    def _kill(self, pid: int, victim: str) -> bool:
+        """End a victim; False when there is none (any more)."""
+        prey = {
+            "worker": processes.workers(pid)[:1],
+            "driver": [pid],
+            "raylet": processes.raylets(pid),
+            "run": [*processes.descendants(pid), pid],
+        }[victim]
+        if victim == "worker" and prey:
+            prey = [self._draw.choice(processes.workers(pid) or prey)]
+        for process in prey:
+            processes.kill(process)
+        if prey:
+            self._kills.append((victim, stage(self._run)))
+        return bool(prey)
+
+    def _ended(self, pid: int) -> int:
+        """The exit status of a process that is left alone; raises RuntimeError when it hangs."""
         status = processes.wait(pid, PATIENCE)
         if status is None:
             processes.kill(pid)

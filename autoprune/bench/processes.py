@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 WORKER = "ray::Worker"  # what Ray calls the process of our worker class
+RAYLET = "raylet/raylet "  # of the daemon of a node, in its command line
 
 
 def fork(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
@@ -71,6 +72,11 @@ def descendants(pid: int) -> dict[int, str]:
 def workers(pid: int) -> list[int]:
     """The Ray workers below a process."""
     return sorted(p for p, command in descendants(pid).items() if command.startswith(WORKER))
+
+
+def raylets(pid: int) -> list[int]:
+    """The daemons of Ray's nodes below a process."""
+    return sorted(p for p, command in descendants(pid).items() if RAYLET in command.split(" --")[0] + " ")
 
 
 def gone(pids: Sequence[int], seconds: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.objective import Result, Status
@@ -21,6 +21,9 @@ class Spec:
     digests: Mapping[str, str]  # of model, corpus and ladders
     cache: str  # folder of the artifacts
     supernet: SupernetSpec | None = None  # None: the ladders that the settings stand for
+    inputs: tuple[str, ...] = ()  # absolute paths in the settings: what is read beside the cache
+    artifacts: tuple[str, ...] = ()  # folders below the cache
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the software that decides scores
 
     @property
     def sequences(self) -> int:
@@ -57,4 +60,4 @@ def result(job: Job, outcome: Scores | Failure) -> Result:
     reason = getattr(outcome, "reason", None)
     if reason is not None:
         return Result(job.proposal, Status.FAILED, reason=reason)
-    return Result(job.proposal, Status.OK, outcome.metrics, outcome.per_window)  # type: ignore[union-attr]
+    return Result(job.proposal, Status.OK, outcome.metrics, outcome.per_window, outcome.note)  # type: ignore[union-attr]

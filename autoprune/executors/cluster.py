@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError, SettingError, StoppedError
+from autoprune.executors.attaching import check_address
+from autoprune.executors.offers import Demand, check_room
 from autoprune.executors.worker import Worker
 from autoprune.scratch import scratch_folder
 
@@ -25,8 +29,17 @@ POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_
 class Cluster:
     """Starts, and hires its first workers, in a thread: the caller can load the model meanwhile."""
 
-    def __init__(self, workers: int, threads: int, address: str | None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        threads: int,
+        address: str | None,
+        demand: Demand | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`demand` is of one worker, by default a CPU for each of its threads; `say` hears what a user should know."""
         self._workers, self._threads, self._address = workers, threads, address
+        self._demand, self._say = demand or Demand(threads), say
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._held = ExitStack()
@@ -45,12 +58,12 @@ class Cluster:
         return list(self._hired)
 
     def hire(self) -> Any:
-        """One more worker."""
+        """One more worker; it starts when a node has room for it."""
         import ray
 
         pools = {name: str(self._threads) for name in POOLS} | {"TOKENIZERS_PARALLELISM": "false"}
         environment = {"env_vars": pools | ALLOCATOR}
-        options = {"num_cpus": self._threads, "max_restarts": 0, "runtime_env": environment}
+        options = {**self._demand.options(), "max_restarts": 0, "runtime_env": environment}
         worker = ray.remote(Worker).options(**options).remote()
         self._hired.append(worker)
         return worker
@@ -62,6 +75,19 @@ class Cluster:
         self._hired.remove(worker)
         with suppress(Exception):  # it is dead already
             ray.kill(worker)
+
+    def put(self, part: bytes) -> Any:
+        """A reference to bytes in the object store."""
+        import ray
+
+        try:
+            return ray.put(part)
+        except ray.exceptions.RayError as error:
+            reason = " ".join(str(error).split())
+            raise StoppedError(
+                f"executor=ray: artifacts do not fit into the object store ({reason[:200]}); give Ray a larger one, "
+                "or let all nodes see AUTOPRUNE_CACHE and set executor.artifacts=shared"
+            ) from error
 
     def stop(self) -> None:
         """End the workers, and Ray when it is ours."""
@@ -85,43 +111,47 @@ class Cluster:
     def _start(self) -> None:
         import ray
 
-        if ray.is_initialized():  # the caller's own: it stays
-            return
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self._address is not None:
-            self._attach(quiet)
-        else:
-            folder = self._held.enter_context(scratch_folder(_temporary(), "ray-"))
-            self._held.callback(ray.shutdown)
-            ray.init(
-                address="local",  # None would attach to whatever runs here
-                num_cpus=self._workers * self._threads,
-                object_store_memory=STORE,
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                **quiet,
+        if not ray.is_initialized():  # else it is the caller's own, and stays
+            for name, value in QUIET.items():
+                os.environ.setdefault(name, value)
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            self._attach(quiet) if self._address is not None else self._begin(quiet)
+        where = (
+            "the Ray started here"
+            if self._address is None
+            else f"the Ray at executor.address={self._address}"
+        )
+        room = check_room(self._demand, self._workers, ray.nodes(), where)
+        if room < self._workers:
+            self._say(
+                f"{where} has room for {room} of {self._workers} workers; the others start when nodes join it"
             )
+
+    def _begin(self, quiet: dict[str, Any]) -> None:
+        import ray
+
+        folder = self._held.enter_context(scratch_folder(_temporary(), "ray-"))
+        self._held.callback(ray.shutdown)
+        ray.init(
+            address="local",  # None would attach to whatever runs here
+            num_cpus=max(1, math.ceil(self._workers * self._demand.cpus)),
+            object_store_memory=STORE,
+            include_dashboard=False,
+            _temp_dir=str(folder),
+            **quiet,
+        )
 
     def _attach(self, quiet: dict[str, Any]) -> None:
         import ray
 
+        assert self._address is not None
+        check_address(self._address)
         try:
             ray.init(address=self._address, **quiet)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
-            raise SettingError(
-                f"executor.address={self._address}: no Ray answers there ({line}); start one with `ray start --head`, "
-                "or leave the setting out"
-            ) from error
+            raise SettingError(f"executor.address={self._address}: no Ray answers there ({line})") from error
         self._held.callback(ray.shutdown)
-        have, need = ray.cluster_resources().get("CPU", 0), self._workers * self._threads
-        if have < need:
-            raise SettingError(
-                f"executor.workers={self._workers} with threads={self._threads} need {need} CPUs; the Ray at "
-                f"executor.address={self._address} has {have:g}"
-            )
 
 
 def _temporary() -> Path:

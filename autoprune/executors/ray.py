@@ -2,60 +2,90 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import SettingError, StoppedError
-from autoprune.executors.base import Spec, result
+from autoprune.errors import SettingError, StoppedError, nearest
+from autoprune.executors.base import Spec
 from autoprune.executors.cluster import Cluster
+from autoprune.executors.joining import Joining
+from autoprune.executors.offers import Demand, check_demand
 from autoprune.executors.pieces import cut
-from autoprune.objective import Fidelity, Result
+from autoprune.executors.shipping import Listed, Parcel, listed, packed
+from autoprune.executors.task import Task, after_death, after_limit, in_groups
+from autoprune.executors.worker import Lacks, Ready
+from autoprune.objective import Result
 from autoprune.study import Job
 
 if TYPE_CHECKING:
-    from autoprune.evaluation import Evaluation, Failure, Scores
+    from autoprune.evaluation import Evaluation
     from autoprune.executors.worker import Scored
 
-STUBBORN = 6  # workers lost in a row, beyond the retries of one piece: the fault is not a plan's
+STUBBORN = (
+    6  # workers lost in a row, beyond the retries of one piece and all workers once: no plan is at fault
+)
+ARTIFACTS = ("auto", "shared", "ship")
+WAITING = 30.0  # seconds without any worker after which a user is told
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A piece: some jobs on some of their windows, and how many workers were lost with it."""
+class _Call:
+    """What a worker was asked for: a task, or, without one, to open."""
 
-    jobs: tuple[Job, ...]
-    fidelity: Fidelity
-    number: int  # in the order of the queue
-    lost: int = 0
+    worker: Any
+    task: Task | None
+    due: float | None = None  # on the monotonic clock
 
 
 class Ray:
-    """`workers` processes; a piece whose worker died is run `retries` times again before its plans count as failed.
+    """`workers` processes, each with `cpus` CPUs (null: `threads`), `gpus` GPUs and named `resources` set aside.
 
-    `address` attaches to a Ray that runs already (`auto`, or host:port); without it one is started here and stopped
-    at the end. Scores do not depend on the number of workers.
+    A piece whose worker died is run `retries` times again before its plans count as failed; one that takes more than
+    `limit` seconds a plan loses its worker, and its plan fails when that happens again. `artifacts`: `shared` if all
+    nodes see the files of this one, `ship` sends each node a copy, `auto` where a node does not see them. `address`
+    attaches to a Ray that runs already (`auto`, or host:port); without it one is started here and stopped at the end.
+    Scores do not depend on the number of workers. A worker has one piece at a time: what waits, waits here.
     """
 
-    def __init__(self, workers: int = 2, address: str | None = None, retries: int = 2) -> None:
-        if workers < 1:
-            raise SettingError(f"executor.workers={workers} is out of range; it must be at least 1")
+    def __init__(
+        self,
+        workers: int = 2,
+        address: str | None = None,
+        retries: int = 2,
+        cpus: float | None = None,
+        gpus: float = 0,
+        resources: Mapping[str, float] | None = None,
+        limit: float | None = None,
+        artifacts: str = "auto",
+    ) -> None:
+        check_demand(workers, cpus, gpus, resources)
         if retries < 0:
             raise SettingError(f"executor.retries={retries} is out of range; it must be at least 0")
+        if limit is not None and not limit > 0:
+            raise SettingError(
+                f"executor.limit={limit} is out of range; it must be above 0, or null for none"
+            )
+        if artifacts not in ARTIFACTS:
+            raise SettingError(f"executor.artifacts={artifacts} is unknown" + nearest(artifacts, ARTIFACTS))
         if find_spec("ray") is None:
             raise SettingError("executor=ray needs Ray, which is not installed: pip install autoprune[ray]")
         self.capacity = workers
-        self._address, self._retries = address, retries
+        self.say: Callable[[str], None] = lambda text: None  # hears what a user should know
+        self._address, self._retries, self._limit, self._artifacts = address, retries, limit, artifacts
+        self._wanted = (cpus, gpus, dict(resources or {}))
         self._cluster: Cluster | None = None
         self._spec: Spec | None = None
-        self._queue: deque[_Task] = deque()
+        self._files: Listed = {}
+        self._parcel: Parcel | None = None
+        self._queue: deque[Task] = deque()
         self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, _Task | None]] = {}  # by Ray's reference; None: it is opening
-        self._parts: dict[int, dict[tuple[int, int], Scores | Failure]] = {}  # by proposal, then windows
-        self._expected: dict[int, int] = {}
-        self._in_a_row = 0
+        self._running: dict[Any, _Call] = {}  # by Ray's reference
+        self._joining = Joining()
+        self._in_a_row, self._started, self._told = 0, False, False
         self._counters: dict[str, float] = {}
         self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
         self._pieces = 0
@@ -63,41 +93,44 @@ class Ray:
     def begin(self, threads: int) -> None:
         """Start Ray and the workers' processes in the background."""
         if self._cluster is None:
-            self._cluster = Cluster(self.capacity, threads, self._address)
+            cpus, gpus, resources = self._wanted
+            demand = Demand(threads if cpus is None else cpus, gpus, resources)
+            self._cluster = Cluster(self.capacity, threads, self._address, demand, self.say)
 
     def open(self, evaluation: Evaluation, spec: Spec) -> None:
         """Let every worker build the supernet that `spec` describes; those that hold another build it anew."""
         self.begin(int(spec.settings["threads"]))
-        self._settle()
-        self._spec, idle, self._idle = spec, self._idle, []
-        for worker in idle:
+        self._spec, self._files, self._parcel = spec, listed(spec), None
+        here, self._idle, self._running = [*self._idle, *self._opening()], [], {}
+        for worker in here:
             self._let_open(worker)
 
     def submit(self, batch: Sequence[Job]) -> None:
         """Cut a batch into pieces and queue them."""
         assert self._spec is not None, "open() comes first"
-        groups: dict[Fidelity, list[Job]] = {}
-        for job in batch:
-            groups.setdefault(job.proposal.fidelity, []).append(job)
-        for fidelity, jobs in groups.items():
+        for fidelity, jobs in in_groups(batch).items():
             plans = [job.plan for job in jobs]
             for piece in cut(plans, fidelity.windows, self._spec.sequences, self.capacity):
                 chosen = tuple(jobs[i] for i in piece.plans)
-                self._queue.append(_Task(chosen, replace(fidelity, windows=piece.windows), self._pieces))
+                self._queue.append(Task(chosen, replace(fidelity, windows=piece.windows), self._pieces))
                 self._pieces += 1
                 for job in chosen:
-                    self._expected[job.proposal.id] = self._expected.get(job.proposal.id, 0) + 1
+                    self._joining.expect(job)
 
     def results(self, timeout: float | None = None) -> Iterator[Result]:
         """Results as their last pieces come in; ends early when `timeout` seconds bring none."""
         import ray
 
-        while self._queue or any(task for _, task in self._running.values()):
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._queue or any(call.task for call in self._running.values()):
             self._hand_out()
-            done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
-            if not done:
+            done, _ = ray.wait(list(self._running), num_returns=1, timeout=self._patience(end))
+            found = self._collect(done[0]) if done else self._enforce()
+            if not done and end is not None and time.monotonic() >= end:
                 return
-            yield from self._collect(done[0])
+            if found and timeout is not None:
+                end = time.monotonic() + timeout
+            yield from found
 
     def counters(self) -> dict[str, float]:
         """Block runs, thread time (of all workers, and of the busiest), pieces and lost workers since the last call."""
@@ -115,16 +148,23 @@ class Ray:
 
     def close(self) -> None:
         """End the workers, and Ray when it was started here."""
+        self._idle, self._running, self._parcel = [], {}, None
         if self._cluster is not None:
             self._cluster.stop()
             self._cluster = None
-        self._idle, self._running = [], {}
         self._queue.clear()
 
-    def _settle(self) -> None:
-        """Wait for workers that are still opening: calls of one batch are all answered by then."""
-        while self._running:
-            self._collect(next(iter(self._running)))
+    def _opening(self) -> list[Any]:
+        """Workers that have not answered yet: what they are asked next, they do after that."""
+        return [call.worker for call in self._running.values()]
+
+    def _patience(self, end: float | None) -> float | None:
+        """Seconds to wait for an answer: until the caller, or the limit of a piece, or the user wants to know more."""
+        marks = [call.due for call in self._running.values() if call.due is not None]
+        marks += [end] if end is not None else []
+        now = time.monotonic()
+        marks += [] if self._started or self._told else [now + WAITING]
+        return max(0.0, min(marks) - now) if marks else None
 
     def _hand_out(self) -> None:
         assert self._cluster is not None, "open() comes first"
@@ -133,75 +173,112 @@ class Ray:
                 self._let_open(worker)
         while self._queue and self._idle:
             worker, task = self._idle.pop(), self._queue.popleft()
-            reference = worker.score.remote([job.plan for job in task.jobs], task.fidelity)
-            self._running[reference] = (worker, task)
+            plans = [job.plan for job in task.jobs]
+            due = None if self._limit is None else time.monotonic() + self._limit * len(plans)
+            reference = worker.score.remote(plans, task.fidelity, task.sequences)
+            self._running[reference] = _Call(worker, task, due)
 
     def _let_open(self, worker: Any) -> None:
-        self._running[worker.open.remote(self._spec)] = (worker, None)
+        files = None if self._parcel is not None else self._files
+        if self._artifacts == "ship" and self._parcel is None:
+            files, self._parcel = None, self._packed()
+        self._running[worker.open.remote(self._spec, files, self._parcel)] = _Call(worker, None)
+
+    def _packed(self) -> Parcel:
+        assert self._cluster is not None
+        return packed(self._files, self._cluster.put)
 
     def _collect(self, reference: Any) -> list[Result]:
         """What a finished call brought: results that are now complete."""
         import ray
         from ray import exceptions
 
-        worker, task = self._running.pop(reference)
+        call = self._running.pop(reference)
         try:
             answer = ray.get(reference)
         except exceptions.RayTaskError as error:
-            self._idle.append(worker)
+            self._idle.append(call.worker)
             if isinstance(error.cause, Exception):
                 raise error.cause from error
             raise
         except exceptions.RayError as error:  # the worker, or its machine, is lost
-            self._replace(worker, task, error)
-            return self._bury(task) if task is not None else []
-        self._idle.append(worker)
-        if task is None:
+            self._replace(call, error)
+            return self._bury(call.task) if call.task is not None else []
+        if isinstance(answer, Lacks):
+            self._send_files(call.worker, answer)
             return []
-        self._in_a_row = 0
-        return self._take(worker, task, answer)
+        self._idle.append(call.worker)
+        return self._take(call, answer)
 
-    def _take(self, worker: Any, task: _Task, scored: Scored) -> list[Result]:
-        self._times.append((task.number, worker, scored.thread_seconds))
-        self._count(block_runs=scored.runs / 2, block_runs_naive=scored.naive_runs / 2, pieces=1)
-        found = (self._add(j, task.fidelity, o) for j, o in zip(task.jobs, scored.outcomes, strict=True))
+    def _take(self, call: _Call, answer: Scored | Ready) -> list[Result]:
+        self._started = True
+        if isinstance(answer, Ready) or call.task is None:
+            return []
+        task, self._in_a_row = call.task, 0
+        self._times.append((task.number, call.worker, answer.thread_seconds))
+        self._count(block_runs=answer.runs / 2, block_runs_naive=answer.naive_runs / 2, pieces=1)
+        outcomes = zip(task.jobs, answer.outcomes, strict=True)
+        found = (self._joining.add(job, task.fidelity, outcome) for job, outcome in outcomes)
         return [r for r in found if r is not None]
 
-    def _add(self, job: Job, fidelity: Fidelity, outcome: Scores | Failure) -> Result | None:
-        number = job.proposal.id
-        parts = self._parts.setdefault(number, {})
-        parts[fidelity.windows] = outcome
-        if len(parts) < self._expected[number]:
-            return None
-        del self._parts[number], self._expected[number]
-        return result(job, _joined([parts[windows] for windows in sorted(parts)]))
+    def _send_files(self, worker: Any, answer: Lacks) -> None:
+        """Give a worker the files that its node does not see."""
+        if self._artifacts == "shared":
+            raise SettingError(
+                f"executor.artifacts=shared: node {answer.node} does not see {answer.file}; allowed: auto, ship"
+            )
+        if self._parcel is None:
+            self.say(f"node {answer.node} does not see {answer.file}: sending it a copy")
+            self._parcel = self._packed()
+        self._let_open(worker)
 
-    def _replace(self, worker: Any, task: _Task | None, error: Exception) -> None:
+    def _replace(self, call: _Call, error: Exception) -> None:
+        """Hire another worker for one that is lost."""
         assert self._cluster is not None
         self._count(workers_lost=1)
         self._in_a_row += 1
-        if task is None and "creation task" in str(error):
+        if call.task is None and "creation task" in str(error):
             raise SettingError(f"executor=ray: a worker cannot start: {_last(error)}")
-        if self._in_a_row > self._retries + STUBBORN:
+        if self._in_a_row > self._retries + STUBBORN + self.capacity:
             raise StoppedError(f"executor=ray: {self._in_a_row} workers in a row have died ({_last(error)})")
-        self._cluster.dismiss(worker)
+        self._cluster.dismiss(call.worker)
         self._let_open(self._cluster.hire())
 
-    def _bury(self, task: _Task) -> list[Result]:
-        """Run a piece again whose worker died; at last plan by plan, so that only the plan at fault fails."""
-        if task.lost < self._retries:
-            self._queue.appendleft(replace(task, lost=task.lost + 1))
-        elif len(task.jobs) > 1:
-            self._queue.extendleft(replace(task, jobs=(job,)) for job in task.jobs)
-        else:
-            return self._fail(task)
-        return []
+    def _bury(self, task: Task) -> list[Result]:
+        """Queue again what a lost worker had, or fail the plan that is to blame."""
+        assert self._spec is not None
+        again = after_death(task, self._retries, self._spec.sequences)
+        self._queue.extendleft(reversed(again))
+        return [] if again else self._fail(task, "its worker died every time")
 
-    def _fail(self, task: _Task) -> list[Result]:
+    def _enforce(self) -> list[Result]:
+        """End workers whose pieces are overdue; say so when no worker has started for long."""
+        assert self._cluster is not None
+        now, found = time.monotonic(), []
+        overdue = {r: c for r, c in self._running.items() if c.due is not None and c.due <= now}
+        for reference, call in overdue.items():
+            del self._running[reference]
+            self._count(workers_late=1)
+            self._cluster.dismiss(call.worker)
+            self._let_open(self._cluster.hire())
+            assert call.task is not None
+            again = after_limit(call.task)
+            self._queue.extendleft(reversed(again))
+            found += (
+                []
+                if again
+                else self._fail(call.task, f"it took longer than executor.limit={self._limit:g} s")
+            )
+        if not overdue and not self._started and not self._told:
+            self._told = True
+            self.say(f"no worker has started for {WAITING:.0f} s: is everything taken that Ray has?")
+        return found
+
+    def _fail(self, task: Task, why: str) -> list[Result]:
         from autoprune.evaluation import Failure
 
         (job,) = task.jobs
-        found = self._add(job, task.fidelity, Failure(f"plan {job.plan.key}: its worker died every time"))
+        found = self._joining.add(job, task.fidelity, Failure(f"plan {job.plan.key}: {why}"))
         return [found] if found is not None else []
 
     def _count(self, **amounts: float) -> None:
@@ -212,14 +289,3 @@ class Ray:
 def _last(error: Exception) -> str:
     """The last line of what Ray says: its own words come first, the cause at the end."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
-
-
-def _joined(parts: Sequence[Scores | Failure]) -> Scores | Failure:
-    """One outcome from those of consecutive windows: the first failure, if there is one."""
-    from autoprune.evaluation import Failure, summarise
-
-    failed = next((p for p in parts if isinstance(p, Failure)), None)
-    if failed is not None or len(parts) == 1:
-        return failed or parts[0]
-    whole = [p.per_window for p in parts if not isinstance(p, Failure)]
-    return summarise({metric: [columns[metric] for columns in whole] for metric in whole[0]})

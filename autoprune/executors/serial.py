@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.executors.base import Spec, result
-from autoprune.objective import Fidelity, Result
+from autoprune.executors.task import in_groups
+from autoprune.objective import Result
+from autoprune.out_of_memory import evaluate_within
 from autoprune.study import Job
 
 if TYPE_CHECKING:
@@ -40,13 +42,10 @@ class Serial:
     def results(self, timeout: float | None = None) -> Iterator[Result]:
         """Evaluate everything submitted; jobs on the same windows share their prefixes."""
         assert self._evaluation is not None, "open() comes first"
-        groups: dict[Fidelity, list[Job]] = {}
-        for job in self._queue:
-            groups.setdefault(job.proposal.fidelity, []).append(job)
-        self._queue = []
+        groups, self._queue = in_groups(self._queue), []
         for fidelity, jobs in groups.items():
             started = time.thread_time()
-            outcomes = self._evaluation.evaluate([j.plan for j in jobs], fidelity)
+            outcomes = evaluate_within(self._evaluation, [j.plan for j in jobs], fidelity)
             self._thread_seconds += time.thread_time() - started
             for job, outcome in zip(jobs, outcomes, strict=True):
                 yield result(job, outcome)

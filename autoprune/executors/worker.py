@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from autoprune.errors import SettingError
 from autoprune.executors.base import Spec
+from autoprune.executors.shipping import Listed, Parcel, missing, unpacked
+from autoprune.executors.versions import difference, versions
 from autoprune.objective import Fidelity
+from autoprune.out_of_memory import evaluate_within
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
@@ -26,26 +31,65 @@ class Scored:
     thread_seconds: float
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A worker that can score pieces."""
+
+    pid: int
+    node: str
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """A worker whose node does not see a file."""
+
+    file: str
+    node: str
+
+
 class Worker:
     """Holds one supernet; made without one, because loading the libraries takes as long as building it."""
 
-    def __init__(self) -> None:
+    def __init__(self, get: Callable[[Any], bytes] | None = None) -> None:
         import autoprune.run.remote
+        from autoprune.cache import default_root
 
         self._build = autoprune.run.remote.evaluation
+        self._get = get or _get
+        self._home = default_root()  # of this node
         self._evaluation: Evaluation | None = None
 
-    def open(self, spec: Spec) -> int:
-        """Build the supernet; raises LedgerError when model, corpus or ladders are not those of the spec."""
+    def open(self, spec: Spec, files: Listed | None = None, parcel: Parcel | None = None) -> Ready | Lacks:
+        """Build the supernet; with `files`, only if they are here; with a parcel, from what is in it.
+
+        Raises LedgerError when model, corpus or ladders are not those of the spec, SettingError when the software is
+        another version.
+        """
+        wrong = difference(spec.versions, versions())
+        if wrong:
+            raise SettingError(
+                f"executor=ray: the run has {wrong} on node {platform.node()}; workers need the versions of the run"
+            )
+        if files is not None and (file := missing(files)):
+            return Lacks(file, platform.node())
+        if parcel is not None:
+            spec = unpacked(spec, parcel, self._home, self._get)
         os.environ["AUTOPRUNE_CACHE"] = spec.cache
         self._evaluation = self._build(spec)
-        return os.getpid()
+        return Ready(os.getpid(), platform.node())
 
-    def score(self, plans: Sequence[Plan], fidelity: Fidelity) -> Scored:
-        """Evaluate some plans on some windows."""
+    def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
+        """Evaluate some plans on some windows, with so many of them in a micro-batch, or as many as usual."""
         assert self._evaluation is not None, "open() comes first"
         telemetry = self._evaluation.supernet.telemetry
         runs, naive, started = telemetry.runs, telemetry.naive_runs, time.thread_time()
-        outcomes = self._evaluation.evaluate(plans, fidelity)
+        outcomes = evaluate_within(self._evaluation, plans, fidelity, sequences)
         seconds = time.thread_time() - started
         return Scored(outcomes, telemetry.runs - runs, telemetry.naive_runs - naive, seconds)
+
+
+def _get(reference: Any) -> bytes:
+    import ray
+
+    found: bytes = ray.get(reference)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,21 @@ class Loaded:
     digest: str
 
 
-def load_model(name: str, trust_remote_code: bool = False, any_family: bool = False) -> Loaded:
+def load_model(
+    name: str,
+    trust_remote_code: bool = False,
+    any_family: bool = False,
+    mappable: Callable[[str], str] | None = None,
+) -> Loaded:
     """Load `model=NAME`: a built-in name, a checkpoint folder, or a hub id.
+
+    Tensors that have the right dtype in their file stay there, memory-mapped; `mappable` finds a folder where all have.
 
     Raises UnsupportedModelError when it does not exist, cannot be read, lacks weights, is neither a causal language
     model nor a classifier, or (unless `any_family`) is of a family without adapter.
     """
     source = _resolve(name)
+    files = source if mappable is None else mappable(source)
     from transformers import AutoConfig
     from transformers.utils import logging as hf_logging
 
@@ -59,7 +67,7 @@ def load_model(name: str, trust_remote_code: bool = False, any_family: bool = Fa
         if not any_family:
             check_family(config.model_type)
         found: Any = auto_class(config.architectures or (), config.model_type).from_pretrained(
-            source,
+            files,
             config=config,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,

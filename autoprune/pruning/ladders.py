@@ -13,10 +13,13 @@ from torch import Tensor
 from autoprune.errors import SpaceError
 from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
+from autoprune.pruning.feed import Feed
 from autoprune.pruning.merging import Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
 FILE = "ladders.safetensors"
+PARTS = "ladders*.safetensors"  # large ones are written in several
+PART = 1 << 30  # bytes that are held before a part is written
 TRANSPOSED = "_t"  # tensors whose units are columns are stored by column, so that a prefix is dense in memory
 OPTION = "@"  # `o@2` is the output projection of the option that keeps 2 units
 ORDER = "order"
@@ -30,27 +33,38 @@ class StoredLadders:
     def __init__(self, adapter: Adapter, folder: Path) -> None:
         self._units = {kind: dict(adapter.all_units(kind)) for kind in KINDS}
         self._setting = {kind: adapter.unit_setting(kind) for kind in KINDS}
-        self._full: dict[tuple[int, Kind], dict[str, Tensor]] = {}
-        self._own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
+        self._mapped: dict[tuple[int, Kind], dict[str, Tensor]] = {}
+        self._mapped_own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
         self._views: dict[tuple[int, SublayerPlan], Weights] = {}
         self._merged = Held()
-        with safe_open(folder / FILE, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
-                block, kind, tensor = name.split(".")
-                self._put(int(block), kind, tensor, file.get_tensor(name))
+        for path in sorted(folder.glob(PARTS)):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
+                    block, kind, tensor = name.split(".")
+                    self._put(int(block), kind, tensor, file.get_tensor(name))
+        self._full: Mapping[tuple[int, Kind], dict[str, Tensor]] = self._mapped
+        self._own: Mapping[tuple[int, Kind, int], dict[str, Tensor]] = self._mapped_own
+        self._holds_views = True
+
+    def feed(self, room: int, device: torch.device | None = None) -> Feed:
+        """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time."""
+        feed = Feed(self._mapped, self._mapped_own, room, device)
+        self._full, self._own, self._holds_views = feed.full, feed.own, False
+        self._views.clear()
+        return feed
 
     def _put(self, block: int, kind: Kind, tensor: str, value: Tensor) -> None:
         if tensor.endswith(TRANSPOSED):
             tensor, value = tensor.removesuffix(TRANSPOSED), value.mT
         tensor, _, count = tensor.partition(OPTION)
         if count:
-            self._own.setdefault((block, kind, int(count)), {})[tensor] = value
+            self._mapped_own.setdefault((block, kind, int(count)), {})[tensor] = value
         else:
-            self._full.setdefault((block, kind), {})[tensor] = value
+            self._mapped.setdefault((block, kind), {})[tensor] = value
 
     def order(self, block: int, kind: Kind) -> list[int]:
         """Unit indices of the dense model, most important first; of experts those of each, in their order."""
-        return self._full[block, kind][ORDER].tolist()
+        return self._mapped[block, kind][ORDER].tolist()
 
     def kept(self, block: int, plan: SublayerPlan) -> list[int]:
         """Unit indices of the dense model that a sublayer keeps, in the order in which its weights hold them."""
@@ -58,7 +72,7 @@ class StoredLadders:
 
     def experts(self, block: int) -> list[int]:
         """Indices of the dense model's experts, most important first."""
-        return self._full[block, "ffn"][EXPERTS].tolist()
+        return self._mapped[block, "ffn"][EXPERTS].tolist()
 
     def weights(self, block: int, plan: SublayerPlan) -> Weights:
         """The weights of a sublayer that keeps as many units as `plan` says; no masks.
@@ -79,23 +93,27 @@ class StoredLadders:
                 found = units.prefix(found, count)
                 if setting == self._setting[plan.kind]:  # which is the first
                     found |= self._own.get((block, plan.kind, count), {})
-            self._views[block, plan] = found
+            if self._holds_views:
+                self._views[block, plan] = found
         return found
 
 
 class LadderFile:
-    """Collects the tensors of a ladder file."""
+    """Collects the tensors of a ladder, and writes a file in `folder` whenever they have become many."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._written = folder, 0
         self._tensors: dict[str, Tensor] = {}
 
     def site(self, block: int, kind: Kind, units: Units, weights: Weights, order: Tensor) -> None:
         """The weights of a sublayer, its units reordered."""
+        self._write_part()
         self._put(block, kind, units, units.take(weights, order))
         self._tensors[f"{block}.{kind}.{ORDER}"] = order.clone()
 
     def experts(self, block: int, units: Units, weights: Weights, order: Tensor, neurons: Tensor) -> None:
         """The weights of experts that are in `order` already, their neurons too: those of each, [experts, width]."""
+        self._write_part()
         self._put(block, "ffn", units, weights)
         self._tensors[f"{block}.ffn.{ORDER}"] = neurons.clone()
         self._tensors[f"{block}.ffn.{EXPERTS}"] = order.clone()
@@ -111,9 +129,15 @@ class LadderFile:
         name = f"{block}.{kind}.{OUTPUT[kind]}{OPTION}{count}{TRANSPOSED}"
         self._tensors[name] = output.mT.contiguous()
 
-    def save(self, folder: Path) -> None:
-        """Write the file."""
-        save_file(self._tensors, folder / FILE)
+    def save(self) -> None:
+        """Write what is left."""
+        save_file(self._tensors, self._folder / FILE)
+
+    def _write_part(self) -> None:
+        if sum(t.nbytes for t in self._tensors.values()) >= PART:
+            self._written += 1
+            save_file(self._tensors, self._folder / f"ladders-{self._written:05d}.safetensors")
+            self._tensors.clear()
 
 
 def columns(order: Tensor, count: int, size: int) -> Tensor:

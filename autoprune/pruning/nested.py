@@ -25,7 +25,7 @@ def build_nested(
     gradients: Gradients | None = None,
 ) -> None:
     """Rank the units of every site on the dense model's moments and write the ladder file into `folder`."""
-    file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
+    file, total = LadderFile(folder), adapter.shape.blocks * len(KINDS)
     with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
@@ -42,4 +42,4 @@ def build_nested(
                 stream.advance(block, kind, weights, weights)
                 if progress is not None:
                     progress(block * len(KINDS) + position, total)
-    file.save(folder)
+    file.save()

@@ -30,7 +30,7 @@ def build_refit(
 
     The full option stays the dense weights, unless the recipe follows the dense model.
     """
-    file, total = LadderFile(), adapter.shape.blocks * len(KINDS)
+    file, total = LadderFile(folder), adapter.shape.blocks * len(KINDS)
     with torch.inference_mode(), regular(recipe.damping):
         stream = Stream(adapter, recipe.windows, recipe.sequences)
         for block in range(adapter.shape.blocks):
@@ -41,7 +41,7 @@ def build_refit(
                 stream.advance(block, kind, site.reference(recipe.reference), site.dense, sublayer)
                 if progress is not None:
                     progress(block * len(KINDS) + position, total)
-    file.save(folder)
+    file.save()
 
 
 def refit_plan(

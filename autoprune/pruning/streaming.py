@@ -79,6 +79,9 @@ class StreamingLadders(StoredLadders):
         if plan.kind != "attention":
             return found
         count = int(plan.get("kv_groups"))
+        if not self._holds_views:
+            order = self._order(block, super().kept(block, plan))
+            return self._units["attention"]["kv_groups"].take(found, order)
         if (block, count) not in self._sorted:
             order = self._order(block, super().kept(block, plan))
             self._sorted[block, count] = self._units["attention"]["kv_groups"].take(found, order)

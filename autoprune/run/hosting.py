@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from autoprune.executors.base import Opened
+    from autoprune.progress import Progress
 
 
 @contextmanager
-def hosting(cfg: DictConfig, path: Path, searches: bool = True) -> Iterator[Opened]:
+def hosting(cfg: DictConfig, path: Path, progress: Progress, searches: bool = True) -> Iterator[Opened]:
     """The executor that the settings name; if the run still searches, its workers load while the driver does."""
     executor: Opened = instantiate(cfg.executor)
+    if hasattr(executor, "say"):
+        executor.say = progress.say
     try:
         if searches and not _will_measure(cfg, path):
             executor.begin(int(cfg.threads))

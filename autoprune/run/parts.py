@@ -27,6 +27,14 @@ from autoprune.run.calibration import calibration_windows, mask_settings, recipe
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
+from autoprune.run.streaming import (
+    check_mapped,
+    check_stream_settings,
+    forget_all,
+    forgetting,
+    mapping_of,
+    supernet_of,
+)
 from autoprune.run.typed import check_types
 from autoprune.shape import AnalyticCosts, Task
 from autoprune.space import CostModel, Plan, Space, is_mask
@@ -125,7 +133,7 @@ class Parts:
             self.adapter, self.loaded, folder, recipe, self.space_parts, self.cache, progress
         )
         ladders = self.ladders.over(stored) if isinstance(self.ladders, MaskedLadders) else stored
-        supernet = Supernet(self.adapter, ladders, self.supernet.memory_bytes)
+        supernet = supernet_of(self.cfg, self.adapter, stored, ladders)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
     def space(self, table: LatencyTable | None) -> Space:
@@ -137,17 +145,21 @@ class Parts:
 
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
+    check_stream_settings(cfg)
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):
-        loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=cfg.adapter is not None)
+        any_family, mappable = cfg.adapter is not None, mapping_of(cfg, cache)
+        loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family, mappable)
         adapter = adapter_for(loaded.model, cfg.adapter)
+        check_mapped(cfg, loaded, adapter)
     with progress.stage("cutting the corpus"):
         corpus = read_corpus(cfg, loaded, adapter.shape, cache)
     if corpus.repeats:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
+        forget_all(cfg, loaded.model)
     space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
     prompt = prompt_len(cfg, adapter, space_parts)
     if prompt is not None:
@@ -163,7 +175,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
         with progress.stage("taking statistics for masks") as step:
             ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
-    supernet = Supernet(adapter, ladders, int(cfg.memory_mb) << 20)
+    supernet = supernet_of(cfg, adapter, stored, ladders)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
     opened = cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts
     return Parts(*opened, baselines, evaluators, last)
@@ -191,7 +203,7 @@ def make_evaluators(
 def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter, corpus: Corpus) -> Context:
     """What evaluators of a model and corpus may use."""
     return Context(
-        dense_logits(adapter),
+        dense_logits(adapter, forgetting(cfg)),
         cache,
         f"{loaded.digest}-{corpus.digest}",
         loaded.tokenizer,

@@ -70,7 +70,7 @@ def start(cfg: DictConfig, command: str, progress: Progress, adopt: Path | None 
     """Begin a run in `cfg.out` and see it through; `adopt` names a run whose finished evaluations are taken over."""
     path = Path(str(cfg.out)).absolute()
     folder.claim(path)
-    with folder.at_work(path), folder.resumable(path), hosting(cfg, path) as executor:
+    with folder.at_work(path), folder.resumable(path), hosting(cfg, path, progress) as executor:
         run, ledger = _begin(cfg, path, command, progress, adopt)
         return _finish(run, ledger, executor, _adopted(adopt, run))
 
@@ -81,7 +81,7 @@ def search_only(cfg: DictConfig, command: str, progress: Progress) -> Path:
     begun = holds_run(path / FILE)
     if not begun:
         folder.claim(path)
-    with folder.at_work(path), folder.resumable(path), hosting(cfg, path) as executor:
+    with folder.at_work(path), folder.resumable(path), hosting(cfg, path, progress) as executor:
         run, ledger = _reopen(path, cfg, progress) if begun else _begin(cfg, path, command, progress, None)
         started = time.monotonic()
         try:
@@ -125,7 +125,7 @@ def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
             raise SettingError(f"{path} is finished; nothing to resume (see `autoprune report {path}`)")
         searches = not ledger.events("searched")
         ledger.close()
-        with hosting(cfg, path, searches=searches) as executor:
+        with hosting(cfg, path, progress, searches) as executor:
             run, ledger = _reopen(path, cfg, progress)
             origin = Path(ledger.meta().get(ADOPTS, ""))
             adopted = _adopted(origin if holds_run(origin / FILE) else None, run)

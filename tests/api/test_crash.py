@@ -16,16 +16,14 @@ pytestmark = pytest.mark.alone
 
 def test_killed_six_times_and_resumed_the_ledger_is_the_same(tmp_path: Path, no_export: None) -> None:
     seed = random.SystemRandom().randrange(10_000)
-    ray = 2 if find_spec("ray") else 0
+    ray = 4 if find_spec("ray") else 0
     outcomes = crash.torture(tmp_path, 6, ray, 4, seed)
     told = f"seed {seed}\n{crash.table(outcomes)}"
     kills = [kill for outcome in outcomes for kill in outcome.kills]
     assert len(kills) == 6 and all(outcome.same for outcome in outcomes), told
     assert not any(outcome.left for outcome in outcomes), told
-    assert ray == 0 or [v for o in outcomes if o.executor == "ray" for v, _ in o.kills] == [
-        "worker",
-        "driver",
-    ]
+    on_ray = [victim for o in outcomes if o.executor == "ray" for victim, _ in o.kills]
+    assert len(on_ray) == ray, told
 
 
 def test_a_different_end_is_seen(tmp_path: Path) -> None:

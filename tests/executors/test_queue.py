@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ from autoprune.evaluation import Failure, Scores, summarise
 from autoprune.executors import ray as room
 from autoprune.executors.base import Spec
 from autoprune.executors.ray import Ray
-from autoprune.executors.worker import Scored
+from autoprune.executors.worker import Lacks, Ready, Scored
 from autoprune.objective import Fidelity, Proposal, Result, Split, Status
 from autoprune.space import Candidate, Plan
 from autoprune.study import Job
@@ -60,13 +62,32 @@ class World:
     """A made-up Ray: what plans of each width do to a worker, and what was seen."""
 
     behave: Callable[[int], None] = lambda width: None
-    opening: Callable[[], None] = lambda: None
+    opening: Callable[..., Any] = lambda *given: Ready(1, "here")
     hired: int = 0
     dismissed: int = 0
     scored: list[tuple[list[int], tuple[int, int]]] = field(default_factory=list)
     slow: bool = False
+    hung: set[int] = field(default_factory=set)  # widths that never answer, the first `patience` times
+    patience: int = 1_000
+    micro: int | None = None
+    smaller: list[tuple[list[int], int]] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
 
-    def score(self, plans: Sequence[Plan], fidelity: Fidelity) -> Scored:
+    def hangs(self, call: Call) -> bool:
+        if not isinstance(call.values[0], list):
+            return False
+        late = bool({plan.widths()[0][1] for plan in call.values[0]} & self.hung)
+        self.patience -= late
+        return late and self.patience >= 0
+
+    def put(self, part: bytes) -> int:
+        self.stored.append(part)
+        return len(self.stored) - 1
+
+    def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
+        self.micro = sequences
+        if sequences is not None:
+            self.smaller.append(([plan.widths()[0][1] for plan in plans], sequences))
         widths = [plan.widths()[0][1] for plan in plans]
         self.scored.append((widths, fidelity.windows))
         for width in widths:
@@ -87,7 +108,7 @@ class World:
         def remote(call: Callable[..., Any]) -> Any:
             return SimpleNamespace(remote=lambda *args: Call(call, args))
 
-        return Handle(open=remote(lambda spec: self.opening()), score=remote(self.score))
+        return Handle(open=remote(lambda *given: self.opening(*given)), score=remote(self.score))
 
     def dismiss(self, worker: Any) -> None:
         self.dismissed += 1
@@ -112,9 +133,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             raise TaskError(error) from error
 
     def wait(references: list[Call], num_returns: int, timeout: float | None) -> Any:
-        return (
-            ([], references) if made.slow else (references[-1:], references[:-1])
-        )  # the last is ready first
+        ready = [] if made.slow else [r for r in references if not made.hangs(r)][-1:]  # the last is first
+        if not ready and timeout:
+            time.sleep(timeout)
+        return ready, [r for r in references if r not in ready]
 
     module.get, module.wait = get, wait  # type: ignore[attr-defined]
     module.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=TaskError)  # type: ignore[attr-defined]
@@ -184,7 +206,69 @@ def test_a_plan_that_kills_every_worker_fails_alone(executor: Ray, world: World)
     found = run(executor, jobs([8, 16, 24, 32]))
     assert {n for n, r in found.items() if not r.ok} == {2}
     assert "its worker died every time" in found[2].reason and found[2].status is Status.FAILED
-    assert world.dismissed == 4, "three times as a piece, once by itself"
+    assert world.dismissed == 5, "three times as a piece, once by itself, once with smaller micro-batches"
+
+
+def test_a_plan_that_needs_less_memory_is_scored_with_smaller_micro_batches(
+    executor: Ray, world: World
+) -> None:
+    """A death says nothing of its cause; that it ends when micro-batches shrink does."""
+
+    def hungry(width: int) -> None:
+        if width == 24 and world.micro is None:
+            raise Died("killed")
+
+    world.behave = hungry
+    found = run(executor, jobs([8, 16, 24, 32]))
+    assert all(r.ok for r in found.values()) and world.smaller == [([24], 1)]
+
+
+def test_a_plan_that_takes_too_long_loses_its_worker_and_then_fails_alone(world: World) -> None:
+    executor = Ray(workers=2, retries=2, limit=0.01)
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.hung = {24}
+    found = run(executor, jobs([8, 16, 24, 32]))
+    assert {n for n, r in found.items() if not r.ok} == {2}
+    assert found[2].reason.endswith("it took longer than executor.limit=0.01 s")
+    assert executor.counters()["workers_late"] == 3, "with its piece, alone, and once more"
+    assert world.dismissed == 3 and world.hired == 5
+
+
+def test_a_plan_that_was_late_once_is_scored(world: World) -> None:
+    executor = Ray(workers=2, limit=0.01)
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.hung, world.patience = {24}, 2
+    assert all(r.ok for r in run(executor, jobs([8, 16, 24, 32])).values())
+
+
+def test_files_are_sent_to_nodes_that_do_not_see_them_and_once(world: World, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1234")
+    spec = replace(SPEC, inputs=(str(tmp_path / "model"),))
+    asked: list[Any] = []
+
+    def elsewhere(spec: Spec, files: Any, parcel: Any) -> Any:
+        asked.append((files, parcel))
+        return Ready(1, "there") if parcel is not None else Lacks("model/weights", "there")
+
+    world.opening = elsewhere
+    executor, said = Ray(workers=2), []
+    executor.say = said.append
+    executor.open(None, spec)  # type: ignore[arg-type]
+    assert all(r.ok for r in run(executor, jobs([8, 16])).values())
+    assert asked[0] == ({str(tmp_path / "model"): {"weights": 4}}, None) and asked[1][1] is not None
+    assert world.stored == [b"1234"] and said == ["node there does not see model/weights: sending it a copy"]
+    refusing = Ray(workers=2, artifacts="shared")
+    refusing.open(None, spec)  # type: ignore[arg-type]
+    with pytest.raises(
+        SettingError, match="executor.artifacts=shared: node there does not see model/weights"
+    ):
+        run(refusing, jobs([8, 16]))
+    asked.clear()
+    shipping = Ray(workers=2, artifacts="ship")
+    shipping.open(None, spec)  # type: ignore[arg-type]
+    run(shipping, jobs([8, 16]))
+    assert asked and all(parcel is not None for _, parcel in asked)
 
 
 def test_when_all_workers_die_the_run_stops_and_can_be_resumed(executor: Ray, world: World) -> None:
@@ -197,7 +281,7 @@ def test_when_all_workers_die_the_run_stops_and_can_be_resumed(executor: Ray, wo
 
 
 def test_workers_that_cannot_start_stop_the_run_at_once(executor: Ray, world: World) -> None:
-    def broken() -> None:
+    def broken(*given: Any) -> None:
         raise Died(
             "The actor died because of an error raised in its creation task\nNo module named 'autoprune'"
         )
@@ -242,9 +326,18 @@ def test_counters_count_since_the_last_call(executor: Ray, world: World) -> None
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"workers": 0}, "executor.workers=0"), ({"retries": -1}, "executor.retries=-1")]
+    ("settings", "words"),
+    [
+        ({"workers": 0}, "executor.workers=0"),
+        ({"retries": -1}, "executor.retries=-1"),
+        ({"cpus": -1}, "executor.cpus=-1"),
+        ({"gpus": 1.5}, "executor.gpus=1.5: above 1 Ray takes whole numbers only"),
+        ({"resources": {"fast": "x"}}, "executor.resources.fast=x"),
+        ({"limit": 0}, "executor.limit=0"),
+        ({"artifacts": "shiped"}, "executor.artifacts=shiped is unknown; did you mean 'ship'"),
+    ],
 )
-def test_settings_out_of_range(world: World, settings: dict[str, int], words: str) -> None:
+def test_settings_out_of_range(world: World, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         Ray(**settings)
 

@@ -24,7 +24,9 @@ class FakeEvaluation:
         self.calls: list[tuple[list[int], Fidelity]] = []
         self.supernet = SimpleNamespace(telemetry=SimpleNamespace(runs=0, naive_runs=0))
 
-    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity) -> list[SimpleNamespace]:
+    sequences = 8
+
+    def evaluate(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int) -> list[SimpleNamespace]:
         widths = [plan.widths()[0][1] for plan in plans]
         self.calls.append((widths, fidelity))
         self.supernet.telemetry.runs += len(plans)
@@ -35,7 +37,9 @@ class FakeEvaluation:
     def _outcome(width: int, count: int) -> SimpleNamespace:
         if not width:
             return SimpleNamespace(reason="nothing is left")
-        return SimpleNamespace(metrics={"kl": 1 / width}, per_window={"kl": np.full(count, 1 / width)})
+        return SimpleNamespace(
+            metrics={"kl": 1 / width}, per_window={"kl": np.full(count, 1 / width)}, note=""
+        )
 
 
 def job(number: int, width: int, fidelity: Fidelity) -> Job:

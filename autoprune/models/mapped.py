@@ -1,0 +1,127 @@
+"""Tensors that a file holds: memory-mapped, so that the system reads what is used, and can forget it at once."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autoprune.cache import Cache
+
+MAPS = Path("/proc/self/maps")
+ENDING = ".safetensors"
+SHARD = 1 << 30  # bytes of a converted file, in memory while it is written
+WILL_NEED = 3  # of madvise(2): read ahead
+FORGET = 4  # of madvise(2): the pages go; what is read again comes from the file
+
+
+class Ranges:
+    """Where files of tensors are mapped in this process, as of now."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+        lines = MAPS.read_text().splitlines() if MAPS.is_file() else []
+        for line in lines:
+            first, _, last = line.partition(" ")[0].partition("-")
+            if line.endswith(ENDING):
+                self._spans.append((int(first, 16), int(last, 16)))
+
+    def hold(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in such a file."""
+        start, stop = _span(tensor)
+        return any(first <= start and stop <= last for first, last in self._spans)
+
+    def forget(self, tensors: Iterable[Tensor]) -> None:
+        """Let go of the memory of mapped tensors; others are left alone."""
+        self._advise(tensors, FORGET)
+
+    def fetch(self, tensors: Iterable[Tensor]) -> None:
+        """Let the system read mapped tensors ahead."""
+        self._advise(tensors, WILL_NEED)
+
+    def _advise(self, tensors: Iterable[Tensor], advice: int) -> None:
+        for tensor in tensors:
+            if not self._spans or not self.hold(tensor):
+                continue
+            start, stop = _span(tensor)
+            if advice == FORGET:  # whole pages of its own: what lies beside it may be in use
+                first, last = -(-start // mmap.PAGESIZE), stop // mmap.PAGESIZE
+            else:
+                first, last = start // mmap.PAGESIZE, -(-stop // mmap.PAGESIZE)
+            if last > first:
+                size = (last - first) * mmap.PAGESIZE
+                ctypes.CDLL(None).madvise(
+                    ctypes.c_void_p(first * mmap.PAGESIZE), ctypes.c_size_t(size), ctypes.c_int(advice)
+                )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte and the one after the last; views may have gaps."""
+    start = tensor.data_ptr()
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return start, start + (reach * tensor.element_size() if tensor.numel() else 0)
+
+
+def in_fp32(source: Path, cache: Cache) -> Path:
+    """A checkpoint folder whose tensors are fp32, so that they can be mapped: `source`, or a copy in the cache.
+
+    The copy is written shard by shard and never in memory as a whole.
+    """
+    files = sorted(source.glob(f"*{ENDING}"))
+    if all(_is_fp32(file) for file in files):
+        return source
+    inputs = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return cache.folder("weights", [str(source.absolute()), inputs], lambda to: _convert(source, files, to))
+
+
+def _is_fp32(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - a handle is no dict
+    return not kinds & {"F16", "BF16", "F64"}
+
+
+def _convert(source: Path, files: Iterable[Path], to: Path) -> None:
+    for path in source.iterdir():
+        if path.is_file() and path.suffix not in (ENDING, ".bin") and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, to / path.name)
+    places: dict[str, str] = {}
+    held: dict[str, Tensor] = {}
+
+    def write() -> None:
+        name = f"model-{len(set(places.values())) + 1:05d}{ENDING}"
+        save_file(held, to / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(held, name))
+        held.clear()
+
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a handle is no dict
+                tensor = file.get_tensor(name)
+                held[name] = tensor.float() if tensor.is_floating_point() else tensor.clone()
+                if sum(t.nbytes for t in held.values()) >= SHARD:
+                    write()
+    if held:
+        write()
+    index = {"metadata": {}, "weight_map": places}
+    (to / f"model{ENDING}.index.json").write_text(json.dumps(index))
+
+
+def resident(kind: str = "VmRSS") -> int:
+    """Bytes of memory that this process has now (`VmRSS`) or had at most (`VmHWM`); 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{kind}:")), 0)
+
+
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device, with the same strides; to a GPU through pinned memory, without waiting for it."""
+    copied = tensor.clone(memory_format=torch.preserve_format)
+    return copied if device.type == "cpu" else copied.pin_memory().to(device, non_blocking=True)

@@ -28,6 +28,7 @@ BENCHMARKS = (
     "cache",
     "criteria",
     "tokens",
+    "prefill",
 )  # modules of this package with a `main(args)`
 
 

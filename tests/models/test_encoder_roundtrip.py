@@ -76,7 +76,7 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
             assert config["model_type"] == f"autoprune_{family}"
             own = {
                 f"modeling_autoprune{ending}.py"
-                for ending in ("", "_cache", "_policies", "_encoder", f"_{family}")
+                for ending in ("", "_cache", "_policies", "_prompt", "_encoder", f"_{family}")
             }
             rules = {f"tokens{ending}.py" for ending in ("", *(f"_{rule}" for rule in RULES))}
             assert files == own | rules

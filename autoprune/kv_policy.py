@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autoprune.space import SublayerPlan
+from autoprune.space import KEEP, PREFILL, SublayerPlan
 
 FULL = "kv_full"  # in a plan: the value of the policy's own setting at which the cache keeps everything
 
@@ -106,6 +106,12 @@ def held_values(plan: SublayerPlan, head_dim: int, tokens: int) -> int:
     """Numbers that an attention sublayer's cache holds after `tokens` tokens."""
     groups, policy = int(plan.get("kv_groups")), policy_of(plan)
     return 2 * groups * head_dim * tokens if policy is None else policy.held(groups, head_dim, tokens)
+
+
+def decodes_otherwise(settings: Iterable[str]) -> bool:
+    """Whether plan settings of these names change nothing but what follows a prompt."""
+    names = set(settings)
+    return caches_less(names) or f"{KEEP}{PREFILL}" in names
 
 
 def caches_less(settings: Iterable[str]) -> bool:

@@ -99,6 +99,9 @@ def is_mask(setting: str) -> bool:
 KEEP = "keep_"  # and the name of a rule: the share of its tokens, in per cent, that an attention hands on
 
 
+PREFILL = "prefill"  # the rule of decoders: for tokens of the prompt, which may come back
+
+
 def token_keep(plan: SublayerPlan | None) -> tuple[str, int] | None:
     """By which rule a sublayer drops tokens, and how many per cent of them it keeps; None: it keeps all."""
     settings = () if plan is None or plan.gone else plan.settings

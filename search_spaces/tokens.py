@@ -24,8 +24,11 @@ class Tokens:
     ) -> None:
         if rule not in RULES:
             raise SettingError(f"space.tokens.rule={rule} is unknown" + nearest(rule, RULES))
-        if not keep or any(not isinstance(k, int) or not 1 <= k <= 100 for k in keep):
-            raise SettingError(f"space.tokens.keep={list(keep)} must be whole numbers from 1 to 100")
+        rising = not any(b <= a for a, b in zip(keep, keep[1:], strict=False))
+        if not keep or not rising or any(not isinstance(k, int) or not 1 <= k <= 100 for k in keep):
+            raise SettingError(
+                f"space.tokens.keep={list(keep)} must be whole numbers from 1 to 100 that rise, at least one"
+            )
         self.setting = f"{KEEP}{rule}"
         self.keep = tuple(sorted({*keep, 100}))
 
@@ -37,7 +40,7 @@ class Tokens:
         """One gene a block; raises SettingError for a family that keeps all its tokens."""
         if shape.task == "text":
             raise SettingError(
-                f"space=[tokens] does not fit family {shape.model_type!r}, which continues every token; "
-                "it is for classifiers: bert, roberta, distilbert, vit, deit"
+                f"space=[tokens] does not fit family {shape.model_type!r}, which continues every token (for prompts "
+                "there is space=[prefill_tokens]); it is for classifiers: bert, roberta, distilbert, vit, deit"
             )
         return tuple(OptionGene(b, "attention", self.setting, self.keep) for b in range(shape.blocks))

@@ -31,6 +31,7 @@ BENCHMARKS = (
     "allocators",
     "eep",
     "scale",
+    "prefill",
 )  # modules of this package with a `main(args)`
 
 

@@ -20,6 +20,7 @@ from autoprune.export.modeling import (
     modeling_autoprune_cache,
     modeling_autoprune_encoder,
     modeling_autoprune_policies,
+    modeling_autoprune_prompt,
 )
 from autoprune.export.packed import save_packed
 from autoprune.models import FAMILIES, family_class
@@ -123,7 +124,8 @@ def _make_self_contained(folder: Path) -> None:
                 f"from {modeling_autoprune.__name__} import", f"from .{shared.stem} import"
             )
             file.write_text(source, encoding="utf-8")
-            for needed in (modeling_autoprune, modeling_autoprune_cache, modeling_autoprune_policies):
+            own = (modeling_autoprune_cache, modeling_autoprune_policies, modeling_autoprune_prompt)
+            for needed in (modeling_autoprune, *own):
                 path = Path(str(needed.__file__))
                 shutil.copyfile(path, folder / path.name)
 

@@ -25,6 +25,7 @@ class State:
     valid: Tensor | None = None  # [B, T] False at padding; None: no padding
     sizes: Tensor | None = None  # [B, T] merged mass of each token; None: one each
     prompt_len: int | None = None  # tokens read at once, before any is decoded; None: all of them
+    alive: Tensor | None = None  # [B, steps, prompt_len] prompt tokens that each step has in sight; None: all
     rope: tuple[Tensor, Tensor] | None = None  # cosine and sine at `positions`, shared by all blocks
 
 

@@ -18,8 +18,9 @@ from autoprune.models.base import State, SublayerWeights, Units, Weights
 from autoprune.models.caching import attend
 from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
+from autoprune.models.prompt_tokens import everyone, handed_on, sight
 from autoprune.shape import Shape
-from autoprune.space import KINDS, Kind, Plan, SublayerPlan
+from autoprune.space import KINDS, PREFILL, Kind, Plan, SublayerPlan, token_keep
 
 LAYER_NORM_EPS = 1e-5  # torch's default
 
@@ -101,7 +102,11 @@ class Decoder:
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
     ) -> State:
         """Residual plus the sublayer's output; the input state stays as it was."""
-        return replace(state, hidden=self.summed(block, kind, state, weights, plan))
+        left, keep = replace(state, hidden=self.summed(block, kind, state, weights, plan)), token_keep(plan)
+        prompt, tokens = state.prompt_len, state.hidden.shape[1]
+        if keep is None or keep[0] != PREFILL or prompt is None or prompt >= tokens:
+            return left
+        return replace(left, alive=self._handed_on(block, state, weights, prompt, keep[1]))
 
     def summed(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
@@ -153,7 +158,7 @@ class Decoder:
         tokens = scores.shape[-1]
         mask = _sliding(tokens, self.shape.windows[block], scores.device)
         if mask is None:
-            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).tril()
+            mask = _causal(tokens, scores.device)
         return (scores * self._scales[block]).masked_fill(~mask, -torch.inf).softmax(-1)
 
     def project(self, name: str, normed: Tensor, weights: Weights) -> Tensor:
@@ -177,7 +182,7 @@ class Decoder:
     ) -> Tensor:
         batch, tokens, _ = normed.shape
         query, key, value = (self._heads(name, normed, state, weights) for name in ("q", "k", "v"))
-        mask = _sliding(tokens, self.shape.windows[block], normed.device)
+        mask = self._seen(block, state)
         prompt, policy = state.prompt_len, None if plan is None else policy_of(plan)
         if policy is not None and prompt is not None and prompt < tokens:
             out = attend(policy, query, key, value, prompt, self._scales[block], mask)
@@ -192,6 +197,25 @@ class Decoder:
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return out.transpose(1, 2).reshape(batch, tokens, -1)
+
+    def _seen(self, block: int, state: State) -> Tensor | None:
+        """Who sees whom, [T, T], or [B, 1, T, T] where prompt tokens were dropped; None: all before."""
+        tokens, device = state.hidden.shape[1], state.hidden.device
+        mask = _sliding(tokens, self.shape.windows[block], device)
+        if state.alive is None:
+            return mask
+        return sight(state.alive, _causal(tokens, device) if mask is None else mask)
+
+    def _handed_on(self, block: int, state: State, weights: Weights, prompt: int, percent: int) -> Tensor:
+        """Prompt tokens in sight of the steps after an attention that drops some, [B, steps, prompt]."""
+        batch, tokens, _ = state.hidden.shape
+        device = state.hidden.device
+        alive = everyone(batch, prompt, tokens, device) if state.alive is None else state.alive
+        normed, seen = self.entering(block, "attention", state, weights), self._seen(block, state)
+        seen = _causal(tokens, device) if seen is None else seen
+        query, key = (self._heads(name, normed, state, weights) for name in ("q", "k"))
+        seen = seen.expand(batch, 1, tokens, tokens)
+        return handed_on(alive, query, key, seen, self._scales[block], percent)
 
     def _rows(self) -> dict[str, int]:
         """Rows of what may share a parameter."""
@@ -251,6 +275,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned[..., :half].sub_(x[..., half:size] * sin[..., :half])  # halves in place: nothing is joined
     turned[..., half:].add_(x[..., :half] * sin[..., half:])
     return turned if size == x.shape[-1] else torch.cat((turned, x[..., size:]), dim=-1)
+
+
+def _causal(tokens: int, device: torch.device) -> Tensor:
+    """The mask [T, T] of all before."""
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
 
 
 def _sliding(tokens: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -28,6 +28,7 @@ PARTS: tuple[tuple[Kind, str, str], ...] = (
     ("attention", "kv_budget", "Tokens in the KV cache"),
     ("attention", "kv_full_groups", "KV groups that keep all tokens"),
     ("attention", "kv_channels", "Channels of old keys"),
+    ("attention", "keep_prefill", "Prompt tokens handed on, %"),
     ("ffn", "experts", "Experts kept"),
     ("ffn", "experts_per_token", "Experts per token"),
 )

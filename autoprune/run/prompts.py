@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import SettingError, UnsupportedModelError
-from autoprune.kv_policy import Streaming, caches_less, policy_of
-from autoprune.space import SublayerPlan
+from autoprune.kv_policy import Streaming, caches_less, decodes_otherwise, policy_of
+from autoprune.space import KEEP, PREFILL, SublayerPlan
 from autoprune.sublayers import Settled
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ def for_run(part: SpacePart, window: int) -> SpacePart:
 def prompt_len(cfg: DictConfig, adapter: Adapter, parts: Sequence[SpacePart]) -> int | None:
     """Tokens of a window that are a prompt, after which the score begins; None: all tokens are scored.
 
-    Half of the window unless told, where the space has genes of the KV cache. Raises SettingError for a prompt that
-    leaves nothing to score, UnsupportedModelError for a family without a cache.
+    Half of the window unless told, where the space has genes of the KV cache or of prompt tokens. Raises SettingError
+    for a prompt that leaves nothing to score, UnsupportedModelError for a family without a cache.
     """
     wanted, window = cfg.prompt_len, int(cfg.window)
-    cuts = any(caches_less(part.options(adapter.shape)) for part in parts)
+    settings = {name for part in parts for name in part.options(adapter.shape)}
+    cuts = decodes_otherwise(settings)
     cached = adapter.shape.task == "text" and hasattr(adapter, "prompt_len")
     if (cuts or wanted is not None) and not cached:
-        said = "space=[kv_cache]" if cuts else f"prompt_len={wanted}"
+        said = f"space=[{_group(settings)}]" if cuts else f"prompt_len={wanted}"
         raise UnsupportedModelError(f"{said}: a {adapter.shape.model_type} has no KV cache")
     if wanted is not None and int(wanted) > window - 2:
         raise SettingError(
@@ -57,17 +58,27 @@ def prompt_len(cfg: DictConfig, adapter: Adapter, parts: Sequence[SpacePart]) ->
 
 
 def check_settings(cfg: DictConfig, parts: Sequence[SpacePart], shape: Shape) -> None:
-    """Raise SettingError for settings that do not go with genes of the KV cache."""
-    if not any(caches_less(part.options(shape)) for part in parts):
+    """Raise SettingError for settings that do not go with genes of the KV cache or of prompt tokens."""
+    settings = {name for part in parts for name in part.options(shape)}
+    if not decodes_otherwise(settings):
         return
+    if caches_less(settings) and f"{KEEP}{PREFILL}" in settings:
+        raise SettingError(
+            "space: kv_cache and prefill_tokens both say which tokens a step has in sight; leave one out"
+        )
     if cfg.export.refit and _streaming(shape, parts):
         raise SettingError(REFIT.format(setting="export.refit=true"))
     for name in WHOLE:
         if name in cfg.evaluator:
             raise SettingError(
-                f"evaluator={name} scores text that is read at once, where the KV cache of space=[kv_cache] is never "
-                "used; leave it out, or use needle or exact_match, which decode"
+                f"evaluator={name} scores text that is read at once, where the KV cache of space=[{_group(settings)}] "
+                "is never used; leave it out, or use needle or exact_match, which decode"
             )
+
+
+def _group(settings: Iterable[str]) -> str:
+    """The group that such genes belong to."""
+    return "kv_cache" if caches_less(settings) else "prefill_tokens"
 
 
 def open_ladders(

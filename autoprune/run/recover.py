@@ -15,7 +15,7 @@ from autoprune.data import Corpus, corpus_name, open_corpus
 from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
 from autoprune.evaluation import Failure, FinalEvaluator
 from autoprune.forward import BuiltModel
-from autoprune.kv_policy import caches_less
+from autoprune.kv_policy import decodes_otherwise
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Split
@@ -149,6 +149,6 @@ def _setting(cfg: DictConfig, plan: Plan, progress: Progress) -> tuple[Setting, 
         windowed.bind(context)
     for final in last.values():
         final.bind(context)
-    cuts = caches_less(name for s in plan.sublayers for name, _ in s.settings)
+    cuts = decodes_otherwise(name for s in plan.sublayers for name, _ in s.settings)
     prompt = cfg.prompt_len or (int(cfg.window) // 2 if cuts else None)
     return make_setting(cfg, teacher, _Source(corpus, cache), evaluators, settings, prompt), last

@@ -162,5 +162,5 @@ def test_loads_without_trust_only_where_autoprune_is(cases: dict[str, Case], tmp
         "refused: True",
         "autoprune.export.modeling.modeling_autoprune_llama [] []",
         # whoever saves it again keeps it loadable for others
-        str([f"modeling_autoprune{n}.py" for n in ("", "_cache", "_llama", "_policies")]),
+        str([f"modeling_autoprune{n}.py" for n in ("", "_cache", "_llama", "_policies", "_prompt")]),
     ]

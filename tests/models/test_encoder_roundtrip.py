@@ -80,7 +80,15 @@ def test_what_is_stored(saved: dict[Any, Any]) -> None:
                 "vit": ["_prenorm"],
                 "deit": ["_prenorm"],
             }
-            endings = ("", "_cache", "_policies", "_encoder", f"_{family}", *shared.get(family, []))
+            endings = (
+                "",
+                "_cache",
+                "_policies",
+                "_prompt",
+                "_encoder",
+                f"_{family}",
+                *shared.get(family, []),
+            )
             own = {f"modeling_autoprune{ending}.py" for ending in endings}
             rules = {f"tokens{ending}.py" for ending in ("", *(f"_{rule}" for rule in RULES))}
             assert files == own | rules

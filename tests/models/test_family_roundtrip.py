@@ -82,6 +82,7 @@ def test_what_is_stored(saved: dict[str, Saved]) -> None:
                 "modeling_autoprune.py",
                 "modeling_autoprune_cache.py",
                 "modeling_autoprune_policies.py",
+                "modeling_autoprune_prompt.py",
                 f"modeling_autoprune_{family}.py",
             }
 

@@ -67,6 +67,7 @@ def test_its_checkpoint_needs_neither_autoprune_nor_the_users_files(case: Case, 
         "modeling_autoprune.py",
         "modeling_autoprune_cache.py",
         "modeling_autoprune_policies.py",
+        "modeling_autoprune_prompt.py",
         "modeling_my_starcoder2.py",
     }
     parameters = int(plan_cost(plan, AnalyticCosts(case.adapter.shape))["params_total"])

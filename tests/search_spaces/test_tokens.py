@@ -118,6 +118,8 @@ def test_uniform_plans_are_of_flops_where_parameters_stay() -> None:
     [
         ({"rule": "clss"}, "space.tokens.rule=clss is unknown; did you mean 'cls'"),
         ({"keep": [0, 50]}, r"space.tokens.keep=\[0, 50\] must be whole numbers from 1 to 100"),
+        ({"keep": []}, r"space.tokens.keep=\[\] must be whole numbers.* at least one"),
+        ({"keep": [60, 40]}, r"space.tokens.keep=\[60, 40\] must be .* that rise"),
         ({"keep": [0.5]}, r"space.tokens.keep=\[0.5\] must be whole numbers"),
     ],
 )

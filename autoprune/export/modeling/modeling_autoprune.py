@@ -4,7 +4,8 @@
 
 Both files travel inside checkpoints and need torch and transformers only. `config.per_layer_config[i]` holds the
 sizes of block `i`; `skip` in it names removed sublayers, "attention" or "mlp": they have no modules, not even a norm.
-`kv_cache` in it is the policy by which the block's KV cache throws tokens away, with its settings.
+`kv_cache` in it is the policy by which the block's KV cache throws tokens away, with its settings; `keep_prefill` is
+the share of a prompt's tokens, in per cent, that its attention hands on (`modeling_autoprune_prompt`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .modeling_autoprune_cache import NAME
 from .modeling_autoprune_policies import fit
+from .modeling_autoprune_prompt import read
 
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError(
@@ -37,6 +39,7 @@ class MixedConfig:
     """Mixed in before a family's config: exceptions per block; the heads need not divide the hidden size."""
 
     kv_cache = None  # of the blocks that say nothing about it: the cache keeps everything
+    keep_prefill = 100
 
     def __post_init__(self: Any, **kwargs: Any) -> None:
         """Derive `layer_types`, by which caches know the blocks that store nothing."""
@@ -62,7 +65,15 @@ class MixedConfig:
     def cuts(self: Any) -> dict[int, Any]:
         """What KV caches keep, of those blocks whose cache does not keep everything."""
         found = {i: getattr(sizes, "kv_cache", None) for i, sizes in enumerate(self.per_layer_config)}
-        return {i: settings for i, settings in found.items() if settings}
+        return {i: settings for i, settings in found.items() if settings} or self.drops()
+
+    def drops(self: Any) -> dict[int, Any]:
+        """How many per cent of a prompt's tokens every attention hands on; nothing where all hand on all."""
+        blocks = [i for i in range(self.num_hidden_layers) if not self.skips(i, "attention")]
+        found = {i: int(getattr(self.per_layer_config[i], "keep_prefill", 100)) for i in blocks}
+        if all(keep == 100 for keep in found.values()):
+            return {}
+        return {i: {"policy": "prompt", "keep": keep} for i, keep in found.items()}
 
     def validate(self: Any) -> None:
         """Run on saving too; the inherited one insists on checks that hold for equal blocks only."""
@@ -121,13 +132,21 @@ class MixedBlock:
 
     def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Hidden states [B, T, d] after what is left of the block."""
-        if "attention" not in self.skipped:
-            norm, attention = (getattr(self, name) for name in self.parts["attention"])
-            attended = attention(norm(hidden_states), **kwargs)[0]
-            hidden_states = hidden_states + self.dropped("attention", attended)
-        if "mlp" not in self.skipped:
-            hidden_states = hidden_states + self.dropped("mlp", self.feed(hidden_states))
-        return hidden_states
+        return self.fed(self.attended(hidden_states, **kwargs))  # type: ignore[no-any-return]
+
+    def attended(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Hidden states after the attention, where there is one."""
+        if "attention" in self.skipped:
+            return hidden_states
+        norm, attention = (getattr(self, name) for name in self.parts["attention"])
+        found = attention(norm(hidden_states), **kwargs)[0]
+        return hidden_states + self.dropped("attention", found)  # type: ignore[no-any-return]
+
+    def fed(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the FFN, where there is one."""
+        if "mlp" in self.skipped:
+            return hidden_states
+        return hidden_states + self.dropped("mlp", self.feed(hidden_states))  # type: ignore[no-any-return]
 
     def feed(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         """The FFN's output [B, T, d]."""
@@ -172,6 +191,7 @@ class MixedModel:
         blocks = range(config.num_hidden_layers)
         setattr(self, self.blocks, nn.ModuleList(self.block(config, i) for i in blocks))
         self.cuts, types = config.cuts(), config.layer_types
+        self.drops = bool(config.drops())
         kinds = set(types) - {"moe"}
         self.counter = min(
             types.index(kind) for kind in kinds
@@ -204,11 +224,12 @@ class MixedModel:
         embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if past_key_values is not None:
-            self._fit(past_key_values, attention_mask)
+        self._fit(past_key_values, attention_mask)
         if position_ids is None:
             position_ids = self.positions(embedded, attention_mask, past_key_values)
         hidden = self.enter(embedded, position_ids)
+        if self.drops and past_key_values is not None:
+            return self._left(read(self, hidden, past_key_values), past_key_values)
         masks, rotary = self._masks(embedded, attention_mask, position_ids, past_key_values)
         if not self.attends and past_key_values is not None:
             self._count(hidden, past_key_values)
@@ -221,8 +242,11 @@ class MixedModel:
                 if i in self.cuts and past_key_values is not None:
                     place["slot"] = past_key_values.layers[i]
                 hidden = layer(hidden, past_key_values=past_key_values, **place, **rotary, **kwargs)
+        return self._left(hidden, past_key_values)
+
+    def _left(self: Any, hidden: torch.Tensor, past: Cache | None) -> Any:
         last = getattr(self, self.last)(hidden)
-        return self.output(last_hidden_state=last, past_key_values=past_key_values)
+        return self.output(last_hidden_state=last, past_key_values=past)
 
     def enter(self, embedded: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What enters the first block, [B, T, d]; families with learned positions add them."""
@@ -257,8 +281,10 @@ class MixedModel:
             return masks, {}
         return masks, {"position_embeddings": self.rotary_emb(embedded, position_ids=position_ids)}
 
-    def _fit(self: Any, past: Cache, attention_mask: torch.Tensor | None) -> None:
+    def _fit(self: Any, past: Cache | None, attention_mask: torch.Tensor | None) -> None:
         """Give a cache that is new the slots this model needs; where they throw tokens away, padding is refused."""
+        if past is None:
+            return
         if not past.layers:
             # made without a config: its first slot would stay empty where block 0 has no attention
             past.layers = DynamicCache(config=self.config).layers
@@ -266,7 +292,7 @@ class MixedModel:
             return
         if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all()):
             raise ValueError(
-                "this model throws tokens of its KV cache away and knows no padding: give prompts of equal length"
+                "this model drops tokens while it decodes and knows no padding: give prompts of equal length"
             )
         types, window = self.config.layer_types, getattr(self.config, "sliding_window", None)
         fit(past, self.cuts, {i: window if types[i] == "sliding_attention" else None for i in self.cuts})

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import Cache
 
 from .modeling_autoprune_cache import CutLayer, mixed, products, softmax
+from .modeling_autoprune_prompt import PromptLayer
 
 QUERIES = 512  # of a prompt whose attention is in memory at a time
 
@@ -206,6 +207,7 @@ LAYERS: Mapping[str, type[Any]] = {
     "accumulated": AccumulatedLayer,
     "streaming": StreamingLayer,
     "key_channels": KeyChannelsLayer,
+    "prompt": PromptLayer,
 }
 
 
@@ -215,6 +217,6 @@ def fit(cache: Cache, slots: Mapping[int, Mapping[str, Any]], windows: Mapping[i
         if isinstance(cache.layers[block], CutLayer):
             continue
         if cache.get_seq_length(block):
-            raise ValueError("this model throws tokens of its KV cache away: give it an empty cache, or none")
+            raise ValueError("this model drops tokens while it decodes: give it an empty cache, or none")
         own = {k: v for k, v in settings.items() if k != "policy"}
         cache.layers[block] = LAYERS[settings["policy"]](**own, sliding=windows[block])

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "tokens",
     "allocators",
     "eep",
+    "divergence",
 )  # modules of this package with a `main(args)`
 
 

@@ -11,7 +11,6 @@ from autoprune.uniform import fill
 
 HALVINGS = 24
 UNIFORM = "uniform"  # the same share of every site; see autoprune/uniform.py
-BASELINES = (UNIFORM, "owl", "magnitude", "nirvana", "stun")  # what `NAME@RATIO` may name
 
 Allocation = Callable[[OptionGene, float], float]
 """The share of its full option that a gene should keep at a level of 0 to 1, never falling with the level."""

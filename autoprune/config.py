@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from autoprune.allocation import BASELINES
 from autoprune.errors import SettingError, nearest
 
 GROUPS = "autoprune.conf"
+BASELINES = ("uniform", "owl", "magnitude", "nirvana", "stun")  # what `NAME@RATIO` may name
 
 
 @dataclass

@@ -32,6 +32,7 @@ BENCHMARKS = (
     "eep",
     "scale",
     "prefill",
+    "divergence",
 )  # modules of this package with a `main(args)`
 
 

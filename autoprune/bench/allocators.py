@@ -69,7 +69,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 def _row(options: argparse.Namespace, words: Sequence[str]) -> dict[str, float]:
     """Test KL by `ALLOCATOR@SHARE`, for one space and seed."""
-    from autoprune.allocation import BASELINES
+    from autoprune.config import BASELINES
     from autoprune.errors import SettingError
     from autoprune.progress import Progress
     from autoprune.run.finals import baseline_entries
@@ -130,7 +130,7 @@ def _table(found: Found) -> str:
 
 
 def _order(item: tuple[Place, list[float]]) -> tuple[str, float, int]:
-    from autoprune.allocation import BASELINES
+    from autoprune.config import BASELINES
 
     (space, share, allocator), _ = item
     return space, -float(share), BASELINES.index(allocator)

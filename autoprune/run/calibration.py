@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoprune.allocation import BASELINES
+from autoprune.config import BASELINES
 from autoprune.data import Corpus, Windows
 from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split

@@ -13,14 +13,14 @@ from autoprune.searchers.problem import Problem, step_rng
 from autoprune.space import ArrayGene, Candidate
 
 ACTIVE, REPLACE = 0.25, 0.15  # chances that a block changes, and that a row of it moves to an unused expert
-CROSS, FIRST = 0.3, 0.6  # chances of crossover, and that a row is the first parent's
+CROSS, FIRST = 0.3, 0.6  # chances of crossover, and that it takes a step of the others
 ENTRY, SIGMA, NORMALISE = (
     0.25,
     0.065,
     0.1,
-)  # an entry's chance of N(0,1) * SIGMA; that rows are made to sum to one
-NEAR, FAR = 0.01, 0.03  # parents of a crossover, and others, are at most so much worse than the best
-LEAST = 6  # parents of a crossover, at least
+)  # an entry's chance of noise, its size, the chance of rows that sum to one
+WIDEST = 3.0  # octaves that the size of noise is raised by, at most
+NEAR = 0.005  # parents are at most so much worse than the best
 TRIES, KEPT, DIGITS = 50, 20, 6
 
 Genome = Array  # [blocks, 2, rows, experts]; rows beyond those that a block keeps stay the identity's
@@ -29,7 +29,9 @@ Genome = Array  # [blocks, 2, rows, experts]; rows beyond those that a block kee
 class EEP:
     """Every block keeps as many experts as in the uniform plan at the budget; which, and mixed how, is searched.
 
-    Matrices have distinct one-hot rows at first, then any.
+    Matrices have distinct one-hot rows at first, then any. Unlike in the paper, noise falls on one row of an active
+    block, its size is drawn for each candidate, and crossover gives the best candidate rows by which others became
+    better than their parents.
 
     initial: candidates to start from, the ladder's own order and random selections; evaluations: how many at most,
     fewer where the tokens pay for fewer; prune: the share of them that selects experts, the others merge; windows:
@@ -66,6 +68,7 @@ class EEP:
         plan, all_ = problem.space.decode(self._base), self._arrays[0].shape[1]
         self._kept = [int(plan.at(g.block, "ffn").get("experts", all_)) for g in self._arrays]
         self._found: list[tuple[float, int, Candidate]] = []
+        self._parents: dict[Candidate, Candidate] = {}
         self._seen: set[Candidate] = set()
         self._asked, self._waiting, self._exhausted = 0, False, False
         self._first = [self._drawn(i) for i in range(initial)]
@@ -109,9 +112,12 @@ class EEP:
         ranked = sorted(self._found)
         for attempt in range(TRIES if ranked else 0):
             rng = step_rng(self.problem.seed, 1 + self._asked * TRIES + attempt)
-            make = self._selected if self._asked < self._pruning else self._mixed
-            candidate = self._candidate(make(ranked, rng))
+            joins = rng.random() < CROSS
+            parent = ranked[0][2] if joins else _pick(ranked, rng)
+            genome = self._joined(ranked, rng) if joins else self._changed(parent, rng)
+            candidate = self._candidate(genome)
             if candidate not in self._seen:
+                self._parents[candidate] = parent
                 return candidate
         return None
 
@@ -125,35 +131,57 @@ class EEP:
                 genome[block, :, :kept] = np.eye(size)[rng.permutation(size)[:kept]]
         return genome
 
-    def _selected(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
-        """Phase 1: rows of some blocks move to unused experts, merge matrix and router map together."""
-        genome = self._genome(_pick(ranked, FAR, 1, rng))
-        for block in np.flatnonzero(rng.random(len(genome)) < ACTIVE).tolist():
+    def _changed(self, parent: Candidate, rng: np.random.Generator) -> Genome:
+        """Phase 1 moves rows to unused experts, phase 2 mixes."""
+        genome = self._genome(parent)
+        active = np.flatnonzero(rng.random(len(genome)) < ACTIVE).tolist()
+        if self._selecting:
+            self._select(genome, active, rng)
+        else:
+            self._mix(genome, active, rng)
+        return genome
+
+    @property
+    def _selecting(self) -> bool:
+        return self._asked < self._pruning
+
+    def _select(self, genome: Genome, active: Sequence[int], rng: np.random.Generator) -> None:
+        """Rows of some blocks move to unused experts, merge matrix and router map together."""
+        for block in active:
             for row in range(self._kept[block]):
                 unused = np.flatnonzero(genome[block, 0, : self._kept[block]].sum(0) == 0)
                 if len(unused) and rng.random() < REPLACE:
                     genome[block, :, row] = np.eye(genome.shape[-1])[int(rng.choice(unused))]
+
+    def _mix(self, genome: Genome, active: Sequence[int], rng: np.random.Generator) -> None:
+        """Noise on entries of a row of some blocks, all of one size."""
+        sigma = SIGMA * 2.0 ** rng.uniform(-1.0, WIDEST)
+        for block in (b for b in active if self._kept[b]):
+            row = genome[block, :, int(rng.integers(self._kept[block]))]  # a view [2, experts]
+            row += np.where(rng.random(row.shape) < ENTRY, rng.normal(size=row.shape) * sigma, 0.0)
+            total = float(row[0].sum())
+            if rng.random() < NORMALISE and abs(total) > SIGMA:
+                row[0] /= total
+
+    def _joined(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
+        """The best, with rows by which others became better than their parents, where it has the parents' rows."""
+        values = {candidate: value for value, _, candidate in ranked}
+        genome = self._genome(ranked[0][2])
+        for value, _, candidate in ranked[1:]:
+            parent = self._parents.get(candidate)
+            if parent is None or value >= values[parent] or rng.random() >= FIRST:
+                continue
+            before, after = self._genome(parent), self._genome(candidate)
+            for block, row in np.argwhere((before != after).any((1, 3))).tolist():
+                if np.array_equal(genome[block, :, row], before[block, :, row]):
+                    self._put(genome, after, block, row)
         return genome
 
-    def _mixed(self, ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Genome:
-        """Phase 2: perhaps rows of two parents, then noise on the entries of some blocks."""
-        active = np.flatnonzero(rng.random(len(self._kept)) < ACTIVE).tolist()
-        if rng.random() < CROSS:
-            one, other = (self._genome(_pick(ranked, NEAR, LEAST, rng)) for _ in range(2))
-            genome = one.copy()
-            for block in range(len(genome)):
-                by_row = np.asarray(rng.random(genome.shape[2]) >= FIRST)
-                rows = by_row if block in active else np.full(len(by_row), rng.random() >= 0.5)
-                genome[block][:, rows] = other[block][:, rows]
-        else:
-            genome = self._genome(_pick(ranked, FAR, 1, rng))
-        for block in active:
-            kept = genome[block, :, : self._kept[block]]  # a view
-            kept += np.where(rng.random(kept.shape) < ENTRY, rng.normal(size=kept.shape) * SIGMA, 0.0)
-            sums = kept[0].sum(-1, keepdims=True)
-            if rng.random() < NORMALISE and (np.abs(sums) > SIGMA).all():
-                kept[0] /= sums
-        return genome
+    def _put(self, genome: Genome, other: Genome, block: int, row: int) -> None:
+        """Another's row; while experts are selected, only one that no other row has."""
+        kept = genome[block, 0, : self._kept[block]].sum(0)
+        if not self._selecting or not (kept * other[block, 0, row]).any():
+            genome[block, :, row] = other[block, :, row]
 
     def _genome(self, candidate: Candidate) -> Genome:
         return np.array([candidate.values[g] for g in self._genes]).reshape(-1, *self._arrays[0].shape)
@@ -165,10 +193,7 @@ class EEP:
         return Candidate(tuple(values))
 
 
-def _pick(
-    ranked: Sequence[tuple[float, int, Candidate]], margin: float, least: int, rng: np.random.Generator
-) -> Candidate:
-    """One of those that are worse than the best by at most a share of its value, or of the `least` best."""
-    bound = ranked[0][0] + margin * abs(ranked[0][0])
-    near = max(min(least, len(ranked)), sum(value <= bound for value, *_ in ranked))
-    return ranked[int(rng.integers(near))][2]
+def _pick(ranked: Sequence[tuple[float, int, Candidate]], rng: np.random.Generator) -> Candidate:
+    """One of those that are worse than the best by at most a share of its value."""
+    bound = ranked[0][0] + NEAR * abs(ranked[0][0])
+    return ranked[int(rng.integers(sum(value <= bound for value, *_ in ranked)))][2]

@@ -30,7 +30,8 @@ def test_groups_and_settings_reach_the_configuration() -> None:
         [*words, "constraints={decode: 0.6x}", "space.structured.ffn_options=5", "latency.mode=off"]
     )
     assert list(cfg.search.survivors) == [8, 2, 1] and cfg.tokens == 2e6
-    assert cfg.evaluator == {"divergence": {"_target_": "evaluators.divergence.Divergence", "top_k": 64}}
+    of = {"_target_": "evaluators.divergence.Divergence", "top_k": 64, "tail_samples": 32}
+    assert cfg.evaluator == {"divergence": of}
     assert (
         cfg.constraints == {"decode": "0.6x"}
         and compose(["model=x", "constraints.params=3"]).constraints.params == 3

@@ -19,7 +19,7 @@ from autoprune.models.load import load_model
 from autoprune.objective import Split
 from autoprune.run.stream import dense_logits
 from evaluators import divergence
-from evaluators.divergence import Divergence
+from evaluators.divergence import Divergence, _drawn
 
 MakeLogits = Callable[..., Tensor]
 MakeContext = Callable[[Tensor], Context]
@@ -49,8 +49,10 @@ def binned_kl(dense: Tensor, other: Tensor, k: int) -> np.ndarray:
     return out.mean(-1)
 
 
-def scored(k: int, dense: Tensor, other: Tensor, batch: Batch, context: MakeContext) -> np.ndarray:
-    evaluator = Divergence(top_k=k)
+def scored(
+    k: int, dense: Tensor, other: Tensor, batch: Batch, context: MakeContext, samples: int = 0
+) -> np.ndarray:
+    evaluator = Divergence(top_k=k, tail_samples=samples)
     evaluator.bind(context(dense))
     column = evaluator.score(batch, other.clone())["kl"]
     assert column.dtype is torch.float64 and column.shape == (len(batch.ids),)
@@ -82,16 +84,54 @@ def test_fewer_tokens_and_a_tail_are_a_lower_bound_by_the_formula(
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 8.0, 30.0])
-@pytest.mark.parametrize("k", [1, 16, 96, 97])
+@pytest.mark.parametrize(("k", "samples"), [(1, 0), (1, 16), (16, 32), (96, 0), (97, 32)])
 def test_divergence_of_the_dense_model_is_nothing(
-    k: int, scale: float, batch: Batch, context: MakeContext, make_logits: MakeLogits
+    k: int, samples: int, scale: float, batch: Batch, context: MakeContext, make_logits: MakeLogits
 ) -> None:
     dense = make_logits(1, scale)
-    assert np.abs(scored(k, dense, dense, batch, context)).max() < 1e-5
+    assert np.abs(scored(k, dense, dense, batch, context, samples)).max() < 1e-5
+
+
+@pytest.mark.parametrize("apart", [0.02, 0.5, 3.0])
+def test_samples_of_the_tail_give_the_full_divergence_on_average(
+    apart: float, batch: Batch, context: MakeContext, make_logits: MakeLogits
+) -> None:
+    dense = make_logits(1)
+    other = dense + make_logits(2, apart)
+    full = full_kl(dense, other).mean()
+    bound = scored(8, dense, other, batch, context).mean()
+    found = [
+        scored(8, dense, other, replace(batch, windows=(s, s + 3)), context, 4).mean()
+        for s in range(0, 300, 3)
+    ]
+    error = np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found) - full) < 4 * error < 0.1 * (full - bound), "unbiased, where the bin is not"
+    one = scored(8, dense, other, batch, context, 4)
+    assert np.array_equal(one, scored(8, dense, other, batch, context, 4)), "the same sample for everyone"
+
+
+def test_samples_are_drawn_from_the_tail_by_their_probability(make_logits: MakeLogits) -> None:
+    logp = make_logits(1).log_softmax(-1)[0]
+    top = logp.topk(8, -1).indices
+    drawn = torch.cat([_drawn(logp, top, 16, seed) for seed in range(200)], -1)
+    assert not (drawn[..., None] == top[:, None]).any()
+    tail = logp.double().exp().scatter(-1, top, 0.0)
+    share = torch.stack([(drawn == token).double().mean(-1) for token in range(logp.shape[-1])], -1)
+    assert (share - tail / tail.sum(-1, keepdim=True)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("samples", [0, 4])
+def test_items_with_many_classes_have_a_tail_too(
+    samples: int, context: MakeContext, make_logits: MakeLogits
+) -> None:
+    dense = make_logits(1)[0]  # [items, classes]
+    batch = Batch(Split.FITNESS, (0, len(dense)), torch.zeros(len(dense), 3, 2, 2))
+    found = scored(16, dense, dense + 0.1 * make_logits(2)[0], batch, context, samples)
+    assert (found > 0).all() and np.isfinite(found).all()
 
 
 def test_logits_are_not_written_into(batch: Batch, context: MakeContext, make_logits: MakeLogits) -> None:
-    evaluator, other = Divergence(16), make_logits(2)
+    evaluator, other = Divergence(16, 0), make_logits(2)
     evaluator.bind(context(make_logits(1)))
     before = other.clone()
     evaluator.score(batch, other)
@@ -108,13 +148,13 @@ def test_the_teacher_is_made_once_and_then_read(
         return make_logits(1)
 
     for _ in range(2):  # the second is another run: only the disk remembers
-        evaluator = Divergence(16)
+        evaluator = Divergence(16, 0)
         evaluator.bind(Context(dense, Cache(tmp_path), "digest"))
         evaluator.score(batch, make_logits(2))
         evaluator.score(batch, make_logits(3))
     assert calls == [3]
     evaluator.score(replace(batch, windows=(3, 6)), make_logits(2))
-    Divergence(17).bind(Context(dense, Cache(tmp_path), "digest"))
+    Divergence(17, 0).bind(Context(dense, Cache(tmp_path), "digest"))
     assert calls == [3, 3]
 
 
@@ -123,7 +163,7 @@ def test_teachers_in_memory_are_bounded_and_the_oldest_goes(
 ) -> None:
     one = 3 * 11 * 16 * (8 + 4 + 4)
     monkeypatch.setattr(divergence, "HELD_BYTES", 2 * one)
-    evaluator, other = Divergence(16), make_logits(2)
+    evaluator, other = Divergence(16, 0), make_logits(2)
     evaluator.bind(context(make_logits(1)))
     wanted = evaluator.score(batch, other)["kl"]
     for start in (3, 6, 9):
@@ -135,6 +175,8 @@ def test_teachers_in_memory_are_bounded_and_the_oldest_goes(
 def test_an_empty_top_is_refused() -> None:
     with pytest.raises(SettingError, match="top_k=0 must be at least 1"):
         Divergence(top_k=0)
+    with pytest.raises(SettingError, match="tail_samples=-1 must be at least 0"):
+        Divergence(tail_samples=-1)
 
 
 @pytest.mark.real

@@ -198,17 +198,15 @@ def test_padding_and_the_mask_change_no_score() -> None:
 
 # How far below the full KL that of the top k may be, as a share: flat distributions have more in the tail.
 MODELS = [
-    ("hf-stories260K", "tinystories", {512: 0.01}),
-    ("hf-babyllama105", "tinystories", {512: 0.01}),
-    ("wiki-llama", "wikitext2", {512: 0.025, 768: 0.01}),
+    ("hf-stories260K", "tinystories"),
+    ("hf-babyllama105", "tinystories"),
+    ("wiki-llama", "wikitext2"),
 ]
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("name", "text", "below"), MODELS)
-def test_trained_models(
-    real_data: Path, tmp_path: Path, name: str, text: str, below: dict[int, float]
-) -> None:
+@pytest.mark.parametrize(("name", "text"), MODELS)
+def test_trained_models(real_data: Path, tmp_path: Path, name: str, text: str) -> None:
     """Perplexity is the stock model's own loss; top-k KL is nearly the full one; bytes are those of the text."""
     loaded = load_model(str(real_data / name))
     file = real_data / text / ("test.txt" if text == "wikitext2" else "tinystories.txt")
@@ -234,13 +232,7 @@ def test_trained_models(
     assert dense.metrics["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
     assert abs(dense.metrics["kl"]) < 1e-5 and abs(dense.metrics["kl_full"]) < 1e-5
     assert smaller.metrics["kl_full"] > 0.01
-    for k, share in below.items():
-        of_top_k: list[Any] = [Divergence(top_k=k)]
-        (found,) = Evaluation(net, corpus, of_top_k, context, 8).evaluate(
-            plans[1:], Fidelity(Split.TEST, (0, 16))
-        )
-        assert isinstance(found, Scores)
-        assert 1 - share < found.metrics["kl"] / smaller.metrics["kl_full"] < 1 + 1e-4
+    assert smaller.metrics["kl"] == pytest.approx(smaller.metrics["kl_full"], rel=2e-3), "1 % is asked for"
     told = sum(len(loaded.tokenizer.decode(row[1:], skip_special_tokens=True).encode()) for row in ids)
     size = float(token_bytes(loaded.tokenizer, shape.vocabulary)[ids[:, 1:]].sum())
     assert size == pytest.approx(told, rel=2e-3)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.allocation import BASELINES, UNIFORM, Allocation, allocated
+from autoprune.allocation import UNIFORM, Allocation, allocated
 from autoprune.cache import Cache
+from autoprune.config import BASELINES
 from autoprune.errors import SettingError
 from autoprune.merging import MergedSpace
 from autoprune.models import adapter_for

@@ -13,6 +13,7 @@ import pytest
 from autoprune.errors import SettingError, UnboundedError
 from autoprune.objective import Objective, Proposal, Result, Status, parse_constraint
 from autoprune.run.seeds import seed_candidates
+from autoprune.searchers import eep
 from autoprune.searchers.eep import EEP
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.random import Random
@@ -100,6 +101,29 @@ def test_each_phase_finds_better_ones() -> None:
     assert min(values) < 0.97 * min(values[:100]), "mixing gets nearer than selecting"
     selecting = [r.metrics["kl"] for r in drive(make(asked, evaluations=400, prune=1.0), asked)]
     assert min(values) < min(selecting)
+
+
+def test_crossover_joins_what_made_others_better_than_their_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = problem()
+    searcher = make(asked, prune=0.0, initial=1)
+    (first,) = searcher.ask(1)
+    searcher.tell([loss(asked, first)])
+    own = searcher._genome(first.candidate)
+    told, values = [], (0.9, 0.95, 1.5)  # of the first: 1
+    for number, value in enumerate(values):
+        genome = own.copy()
+        genome[number % BLOCKS, :, number % 3] += 0.25
+        candidate = searcher._candidate(genome)
+        searcher._parents[candidate] = first.candidate
+        proposal = Proposal(number + 1, candidate, first.fidelity)
+        told.append(Result(proposal, Status.OK, {"kl": value * searcher._found[0][0]}))
+    searcher.tell(told)
+    monkeypatch.setattr(eep, "FIRST", 1.0)
+    joined = searcher._joined(sorted(searcher._found), np.random.default_rng(0))
+    expected = own.copy()
+    for number in range(2):
+        expected[number, :, number] += 0.25
+    assert np.array_equal(joined, expected), "both better ones, not the worse one"
 
 
 def test_same_seed_same_proposals() -> None:

@@ -93,9 +93,11 @@ def comparable(run: Seen) -> str:
 def title(settings: Mapping[str, Any]) -> str:
     """A group in words."""
     top = _at(settings, "evaluator", "divergence", "top_k")
+    drawn = _at(settings, "evaluator", "divergence", "tail_samples")
     windows = f"{settings.get('test_windows')} test windows of {settings.get('window')} tokens"
     said = f"{model_name(settings)} on {data_name(settings)}, {windows}"
-    return said + (f", KL on the top {top} tokens" if top else "")
+    said += f", KL on the top {top} tokens" if top else ""
+    return said + (f" and {drawn} samples of the others" if top and drawn else "")
 
 
 def ladders(settings: Mapping[str, Any]) -> str:

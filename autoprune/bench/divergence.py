@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,18 +27,17 @@ def main(args: Sequence[str]) -> None:
     options = _parse(args)
     from autoprune.config import compose
     from autoprune.progress import Progress
-    from autoprune.run.parts import open_parts
+    from autoprune.run.parts import instantiate, open_parts
     from autoprune.uniform import uniform_candidates
-    from evaluators.divergence import Divergence
-    from evaluators.full_divergence import FullDivergence
 
     words = [f"model={options.model}", f"data={options.data}", f"calibration.tokens={options.tokens}"]
-    words += [f"test_windows={options.windows}", "latency.mode=off", "evaluator=[divergence]"]
+    words += [f"test_windows={options.windows}", "latency.mode=off", "evaluator=[divergence,full_divergence]"]
     with Progress(quiet=True) as progress:
-        parts = open_parts(compose(words), progress)
+        parts = open_parts(cfg := compose(words), progress)
     space = parts.space(None)
     plans = [space.decode(uniform_candidates(space, ratio)[0]) for ratio in options.ratios]
-    kinds: tuple[Any, ...] = (FullDivergence(), Divergence(tail_samples=0), Divergence())
+    kinds = [instantiate(cfg.evaluator[name]) for name in ("full_divergence", "divergence", "divergence")]
+    kinds[1].tail_samples = 0
     full, binned, sampled = (_kls(parts, kind, plans) for kind in kinds)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for at, ratio in enumerate(options.ratios):

@@ -100,7 +100,31 @@ class StreamEvaluator(Protocol):
         """Per plan and metric one value for each sequence, fp64 [B]; ids [B, T]."""
 
 
-WindowEvaluator = LogitEvaluator | StreamEvaluator
+@runtime_checkable
+class ItemEvaluator(Protocol):
+    """An evaluator whose windows are items of its own: of *fitness* and *selection*, never of *test*."""
+
+    metrics: tuple[str, ...]
+    needs: Literal["supernet"]
+
+    def bind(self, context: Context) -> None:
+        """Prepare for a model and corpus; called once."""
+
+    def answer(
+        self, supernet: Supernet, plans: Sequence[Plan], split: Split, windows: tuple[int, int]
+    ) -> list[Mapping[str, Tensor]]:
+        """Per plan and metric one value for each window, fp64 [windows]; nothing of splits that it has no items of."""
+
+
+WindowEvaluator = LogitEvaluator | StreamEvaluator | ItemEvaluator
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A final evaluator that has further items, for searches."""
+
+    def searched(self) -> ItemEvaluator | None:
+        """What scores them; None when there are none."""
 
 
 @runtime_checkable
@@ -138,8 +162,9 @@ class Evaluation:
         self.supernet = supernet
         self.corpus = corpus
         self.evaluators: tuple[LogitEvaluator, ...] = tuple(
-            e for e in evaluators if not isinstance(e, StreamEvaluator)
+            e for e in evaluators if not isinstance(e, StreamEvaluator | ItemEvaluator)
         )
+        self.items = tuple(e for e in evaluators if isinstance(e, ItemEvaluator))
         self.proxies = tuple(e for e in evaluators if isinstance(e, StreamEvaluator))
         self.sequences = sequences
         self._prompt_len = context.prompt_len
@@ -187,6 +212,11 @@ class Evaluation:
             for batch, proxy in ((b, p) for b in group for p in self.proxies):
                 alive = [i for i in alive if i not in failures]
                 found = proxy.measure(self.supernet, [plans[i] for i in alive], batch.ids)
+                for index, columns in zip(alive, found, strict=True):
+                    self._add(index, plans[index], batch, columns, values, failures)
+            for asked in self.items:
+                alive = [i for i in alive if i not in failures]
+                found = asked.answer(self.supernet, [plans[i] for i in alive], batch.split, batch.windows)
                 for index, columns in zip(alive, found, strict=True):
                     self._add(index, plans[index], batch, columns, values, failures)
         return [failures[i] if i in failures else summarise(values[i]) for i in range(len(plans))]

@@ -14,10 +14,11 @@ import numpy as np
 
 from autoprune.errors import DataError, SettingError
 
-from evaluators.task_files import load_tasks, quietly, sample  # isort: skip  # says what to install
+from evaluators.task_files import label_of, load_tasks, quietly  # isort: skip  # says what to install
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate
 
+Choose = Callable[[str, Any], list[int]]  # a task's name and the task: indices of its items
 Answer = tuple[float, bool]  # log-likelihood of a continuation, and whether it is the greedy one
 SCORED = ("loglikelihood", "multiple_choice")
 UNANSWERED = "evaluator.tasks.tasks: only log-likelihoods of continuations are answered"
@@ -29,6 +30,16 @@ class Request:
 
     tokens: tuple[int, ...]
     count: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question: its task, its index there, its requests, and which of them is right (None: no single one)."""
+
+    task: str
+    index: int
+    requests: tuple[int, ...]
+    right: int | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,7 @@ class Harness:
         self,
         names: Sequence[str],
         include: str | None,
-        limit: int | None,
-        seed: int,
+        choose: Choose,
         tokenizer: Any,
         longest: int,
     ) -> None:
@@ -59,11 +69,14 @@ class Harness:
                     raise SettingError(
                         f"evaluator.tasks.tasks: {name} is of type {task.OUTPUT_TYPE}; allowed: {', '.join(SCORED)}"
                     )
-            self._samples = {name: sample(name, task, limit, seed) for name, task in self._tasks.items()}
+            self._samples = {name: choose(name, task) for name, task in self._tasks.items()}
             self._items: dict[str, list[Mapping[str, Any]]] = {}
             reader = _Reader(tokenizer, longest)
             self._evaluate(reader)
             self.requests = tuple(reader.requests)
+            self._documents = {name: list(task.eval_docs) for name, task in self._tasks.items()}
+            self.items = self._found()
+            self._process = {name: task.process_results for name, task in self._tasks.items()}
             for name, task in self._tasks.items():
                 self._freeze(name, task)
 
@@ -71,6 +84,29 @@ class Harness:
     def counts(self) -> dict[str, int]:
         """Items of each task."""
         return {name: len(indices) for name, indices in self._samples.items()}
+
+    def _found(self) -> dict[tuple[str, int], Item]:
+        """The items by task and index, from the requests in their order."""
+        owned: dict[tuple[str, int], list[int]] = {}
+        sorted_ = {
+            name: sorted(indices) for name, indices in self._samples.items()
+        }  # as lm-eval numbers them
+        owners = [(n, sorted_[n][i.doc_id]) for n, task in self._tasks.items() for i in task.instances]
+        assert len(owners) == len(self.requests), "requests are asked task by task"
+        for number, owner in enumerate(owners):
+            owned.setdefault(owner, []).append(number)
+        found = {}
+        for (name, index), numbers in owned.items():
+            label = label_of(name, index, self._tasks[name], self._documents[name][index])
+            found[name, index] = Item(name, index, tuple(numbers), int(label) if label else None)
+        return found
+
+    def answered(self, item: Item, answers: Sequence[Answer]) -> Mapping[str, Any]:
+        """lm-eval's own metrics of one item, from the answers to its requests."""
+        row: Mapping[str, Any] = self._process[item.task](
+            self._documents[item.task][item.index], list(answers)
+        )
+        return row
 
     def score(self, answers: Sequence[Answer]) -> Report:
         """lm-eval's own metrics and standard errors for the answers to all requests."""

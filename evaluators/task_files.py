@@ -31,12 +31,35 @@ def sample(name: str, task: Any, limit: int | None, seed: int) -> list[int]:
 
     Raises DataError for a task without items and for labels that are no choice.
     """
+    order = _ordered(name, task, seed)
+    return sorted(order if limit is None else order[:limit])
+
+
+def others(name: str, task: Any, limit: int, seed: int, count: int) -> tuple[list[int], list[int]]:
+    """Indices of `count` items for *fitness* and of as many for *selection*, none of them in the sample of `limit`.
+
+    Labels keep their shares in the beginnings of both, too. Items that say the same count once, in the sample first.
+    """
+    documents, order = list(task.eval_docs), _ordered(name, task, seed)
+    said, found = {repr(documents[i]) for i in order[:limit]}, list[int]()
+    for index in order[limit:]:
+        if repr(documents[index]) not in said:
+            said.add(repr(documents[index]))
+            found.append(index)
+    if len(found) < 2 * count:
+        raise DataError(
+            f"evaluator.tasks.fitness={count}: {name} has {len(found)} different items beside the {limit} of "
+            f"evaluator.tasks.limit; {2 * count} are needed, half of them for selection"
+        )
+    return found[: 2 * count : 2], found[1 : 2 * count : 2]
+
+
+def _ordered(name: str, task: Any, seed: int) -> list[int]:
+    """All items, in a drawn order in which every beginning has all labels in their shares."""
     documents = list(task.eval_docs)
     if not documents:
         raise DataError(f"evaluator.tasks.tasks: {name} has no items")
-    labels = [_label(name, i, task, doc) for i, doc in enumerate(documents)]
-    if limit is None or limit >= len(documents):
-        return list(range(len(documents)))
+    labels = [label_of(name, i, task, doc) for i, doc in enumerate(documents)]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     at = rng.permutation(len(documents))
     place: dict[str, int] = {}  # of the next item within its label
@@ -46,11 +69,11 @@ def sample(name: str, task: Any, limit: int | None, seed: int) -> list[int]:
         label = labels[index]
         place[label] = place.get(label, 0) + 1
         ranks.append((place[label] - 0.5) / totals[label])
-    order = np.argsort(np.array(ranks), kind="stable")[:limit]
-    return sorted(int(at[i]) for i in order)
+    return [int(at[i]) for i in np.argsort(np.array(ranks), kind="stable")]
 
 
-def _label(name: str, index: int, task: Any, doc: Any) -> str:
+def label_of(name: str, index: int, task: Any, doc: Any) -> str:
+    """The index of an item's right choice, as text; empty where there is not one."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return ""
     target, choices = task.doc_to_target(doc), task.doc_to_choice(doc)

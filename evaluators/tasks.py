@@ -14,12 +14,12 @@ from autoprune.evaluation import Context, Failure, Scores
 from autoprune.forward import Rows, Runner, batches, first_bad, log_likelihood
 from autoprune.objective import Split
 from autoprune.space import Plan
+from evaluators.task_fitness import FIRST, Asked, TaskFitness
 
 if TYPE_CHECKING:
     from evaluators.harness import Harness
 
 MEAN = "tasks_mean"
-FIRST = ("acc", "exact_match")
 
 
 class Tasks:
@@ -30,7 +30,8 @@ class Tasks:
 
     tasks: names of tasks that score log-likelihoods; include: a folder of task YAMLs, whose relative data_files lie
     in it; limit: items of each task, a fixed sample with all labels in their shares (null: all); seed: of that
-    sample; rows: sequences in a micro-batch.
+    sample; rows: sequences in a micro-batch; fitness: further items of each task that a search may see (null: none),
+    as `task_loss` and `task_error`, and as many for choosing among its finalists.
     """
 
     needs: Literal["supernet"] = "supernet"
@@ -43,30 +44,45 @@ class Tasks:
         limit: int | None = 200,
         seed: int = 0,
         rows: int = 16,
+        fitness: int | None = None,
     ) -> None:
         names = [tasks] if isinstance(tasks, str) else [str(t) for t in tasks]
         if not names or len(set(names)) < len(names):
             raise SettingError(
                 f"evaluator.tasks.tasks={names}: name at least one task of lm-eval, and each once"
             )
-        for name, value in (("limit", limit), ("rows", rows)):
+        for name, value in (("limit", limit), ("rows", rows), ("fitness", fitness)):
             if value is not None and value < 1:
                 raise SettingError(f"evaluator.tasks.{name}={value} must be at least 1")
         if seed < 0:
             raise SettingError(f"evaluator.tasks.seed={seed} must be at least 0")
+        if fitness is not None and limit is None:
+            raise SettingError(
+                f"evaluator.tasks.fitness={fitness} needs a limit: without one all items are for test"
+            )
         self.metrics: tuple[str, ...] = (MEAN, f"{MEAN}_stderr")
         self._names, self._include, self._limit, self._seed, self._size = names, include, limit, seed, rows
+        self._fitness = fitness
         self._harness: Harness | None = None
         self._rows: list[Rows] = []
         self._order: list[int] = []
 
+    def searched(self) -> TaskFitness | None:
+        """What scores the items that a search may see."""
+        if self._fitness is None or self._limit is None:
+            return None
+        given = self._names, self._include, self._limit, self._seed, self._fitness, self._size
+        return TaskFitness(Asked(*given))
+
     def bind(self, context: Context) -> None:
         """Load, render and tokenise; SettingError or DataError for what is unknown, absent or out of range."""
         from evaluators.harness import Harness
+        from evaluators.task_files import sample
 
-        self._harness = Harness(
-            self._names, self._include, self._limit, self._seed, context.tokenizer, context.longest
-        )
+        def choose(name: str, task: Any) -> list[int]:
+            return sample(name, task, self._limit, self._seed)
+
+        self._harness = Harness(self._names, self._include, choose, context.tokenizer, context.longest)
         requests = self._harness.requests
         # longest first: neighbours in a batch need little padding, and what does not fit in memory shows at once
         self._order = sorted(range(len(requests)), key=lambda i: -len(requests[i].tokens))

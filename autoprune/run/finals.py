@@ -32,6 +32,8 @@ QUALITY = (
     "disagreement",
     "error_rate",
     "cross_entropy",
+    "task_loss",
+    "task_error",
 )
 
 

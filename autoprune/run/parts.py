@@ -13,7 +13,7 @@ from autoprune.cache import Cache
 from autoprune.config import EVALUATORS
 from autoprune.data import Corpus
 from autoprune.errors import AutopruneError, SettingError, nearest
-from autoprune.evaluation import Context, Evaluation, FinalEvaluator, WindowEvaluator
+from autoprune.evaluation import Context, Evaluation, FinalEvaluator, Searchable, WindowEvaluator
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
@@ -197,7 +197,9 @@ def make_evaluators(
         )
     made = {name: e for name, e in made.items() if name not in unfit}
     last = {name: e for name, e in made.items() if isinstance(e, FinalEvaluator)}
-    return tuple(e for name, e in made.items() if name not in last), last
+    windows = [e for name, e in made.items() if name not in last]
+    further = [e.searched() for e in last.values() if isinstance(e, Searchable)]
+    return (*windows, *(e for e in further if e is not None)), last
 
 
 def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter, corpus: Corpus) -> Context:
@@ -222,8 +224,15 @@ def check_finals(cfg: DictConfig, last: Mapping[str, FinalEvaluator]) -> None:
         for metric in {cost_name(str(m)) for m in cfg.objectives} & set(evaluator.metrics):
             raise SettingError(
                 f"objectives: {metric!r} is measured by evaluator={name} on split {evaluator.split.value}, "
-                "which no search may see; it stands in the leaderboard"
+                f"which no search may see; it stands in the leaderboard{_instead(name, evaluator)}"
             )
+
+
+def _instead(name: str, evaluator: FinalEvaluator) -> str:
+    """What a search may see of an evaluator's kind."""
+    if not isinstance(evaluator, Searchable):
+        return ""
+    return f". With evaluator.{name}.fitness=N a search may go by task_loss or task_error, on other items"
 
 
 def objectives(cfg: DictConfig, space: Space, evaluators: Sequence[WindowEvaluator]) -> tuple[Objective, ...]:

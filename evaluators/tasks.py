@@ -98,6 +98,11 @@ class Tasks:
         """Items of each task."""
         return {} if self._harness is None else self._harness.counts
 
+    @property
+    def batches(self) -> tuple[Rows, ...]:
+        """What is put through a model, padded, in its order."""
+        return tuple(self._rows)
+
     def price(self) -> int:
         """Tokens put through a model for one plan, padding included."""
         return sum(rows.inputs.numel() for rows in self._rows)

@@ -32,7 +32,8 @@ BEFORE = {"random": "ladder", "selected": "random", "merged": "selected"}
 def main(args: Sequence[str]) -> None:
     """Search, print and write the table."""
     options = _parse(args)
-    settings = [options.data, options.ratio, options.evaluations, options.windows, options.test, options.set]
+    settings = [options.data, options.ratio, options.evaluations, options.initial, options.windows]
+    settings += [options.test, options.set]
     work = Work(options.work, options.model, settings)
     rows = []
     for seed in range(options.seeds):
@@ -50,6 +51,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.set_defaults(model="docs-moe")
     found.add_argument("--ratio", type=float, default=0.5, help="expert memory to dense")
     found.add_argument("--evaluations", type=int, default=400, help="of a search; a quarter are phase 1's")
+    found.add_argument("--initial", type=int, default=30, help="random selections that phase 1 starts from")
     found.add_argument("--windows", type=int, default=16, help="fitness windows an evaluation")
     found.add_argument("--test", type=int, default=64, help="test windows")
     found.add_argument("--seeds", type=int, default=5, help="how many seeds of the search, from 0")
@@ -61,7 +63,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 def _row(options: argparse.Namespace, folder: Path, seed: int) -> dict[str, float]:
     """KL on fitness and test by `PLANS_SPLIT`, and how many evaluations each took, of one seed."""
     first = options.evaluations // 4
-    searched = _searched(options, folder / f"eep-{seed}", seed, options.evaluations, 30)
+    searched = _searched(options, folder / f"eep-{seed}", seed, options.evaluations, options.initial)
     drawn = _searched(
         options, folder / f"random-{seed}", seed, first + 1, first + 1
     )  # the first is the ladder's

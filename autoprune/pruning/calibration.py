@@ -46,7 +46,7 @@ class Stream:
                 missing = None if missing is None else missing[state.valid]
             found.add(inner, missing)
         cross = found.cross if follow else found.second @ output.double().t()
-        return Moments(found.second, cross, found.total)
+        return Moments(found.second, cross, found.total, found.count)
 
     def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
         wanted = self._adapter.summed(block, kind, dense, weights) - state.hidden

@@ -129,6 +129,10 @@ class LadderFile:
         name = f"{block}.{kind}.{OUTPUT[kind]}{OPTION}{count}{TRANSPOSED}"
         self._tensors[name] = output.mT.contiguous()
 
+    def bias(self, block: int, kind: Kind, count: int, values: Tensor) -> None:
+        """The output's bias [out] that the option of `count` units has for itself."""
+        self._tensors[f"{block}.{kind}.{OUTPUT[kind]}_bias{OPTION}{count}"] = values.clone()
+
     def save(self) -> None:
         """Write what is left."""
         save_file(self._tensors, self._folder / FILE)

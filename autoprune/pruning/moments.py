@@ -23,12 +23,13 @@ class Moments:
     second: Tensor
     cross: Tensor
     total: Tensor
+    count: Tensor  # of tokens
 
     @staticmethod
     def zeros(inputs: int, outputs: int) -> Moments:
         """Of no tokens."""
         wide = torch.float64
-        sizes = ((inputs, inputs), (inputs, outputs), (inputs,))
+        sizes: tuple[tuple[int, ...], ...] = ((inputs, inputs), (inputs, outputs), (inputs,), ())
         return Moments(*(torch.zeros(size, dtype=wide) for size in sizes))
 
     def add(self, inner: Tensor, wanted: Tensor | None = None) -> None:
@@ -36,6 +37,7 @@ class Moments:
         x = inner.reshape(-1, inner.shape[-1])
         self.second.add_(x.t() @ x)
         self.total.add_(x.double().sum(0))
+        self.count.add_(len(x))
         if wanted is not None:
             self.cross.add_(x.t() @ wanted.reshape(-1, wanted.shape[-1]))
 

@@ -32,7 +32,7 @@ def unit_order(
 
     def evidence(name: str, weight: Tensor) -> Evidence:
         where = f"block{block}.{kind}.{name}"
-        inputs = partial(_inputs, moments, recipe.windows.size, name == output)
+        inputs = partial(_inputs, moments, name == output)
         return Evidence(weight, where, inputs, _not_gathered, partial(_gradient, gradients, where))
 
     weights = adapter.weights(block, kind)
@@ -51,9 +51,9 @@ def _not_gathered(*_: object) -> Any:
     raise AssertionError("the criterion asks for what it does not say that it needs")
 
 
-def _inputs(moments: Moments, tokens: int, output: bool) -> Inputs:
+def _inputs(moments: Moments, output: bool) -> Inputs:
     assert output, "of other matrices nothing was gathered for ranking units"
-    return Inputs(moments.second / tokens, moments.total / tokens)
+    return Inputs(moments.second / moments.count, moments.total / moments.count)
 
 
 def _gradient(gradients: Gradients | None, where: str, kind: str) -> Tensor:

@@ -25,7 +25,8 @@ class LadderRecipe:
     damping: added to the moments' diagonal, as a share of its mean; reference: the plan whose outputs the next
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
-    (refit only), the full option too; expert_criterion and seed: how experts are ranked, None where there are none.
+    (refit only), the full option too; expert_criterion and seed: how experts are ranked, None where there are none;
+    bias: the mean of what dropped units gave goes into the output's bias (nested only; card B2).
     """
 
     windows: Windows
@@ -39,10 +40,13 @@ class LadderRecipe:
     follow: bool = False
     expert_criterion: str | None = None
     seed: int = 0
+    bias: bool = False
 
     def counts(self, block: int, kind: Kind, setting: str) -> tuple[int, ...]:
         """How many units the options of a site keep."""
-        assert self.options is not None, "refit ladders need to know the options"
+        assert self.options is not None, (
+            "ladders with weights of their own for each option need to know the options"
+        )
         return self.sites.get(f"block{block}.{kind}.{setting}", self.options[setting])
 
     def partial(self, block: int, kind: Kind, setting: str, full: int) -> bool:
@@ -51,7 +55,7 @@ class LadderRecipe:
 
     def identity(self) -> dict[str, Any]:
         """Plain data that changes whenever the weights would."""
-        refit = self.ladder == "refit"
+        refit, own = self.ladder == "refit", self.ladder == "refit" or self.bias
         rebuilt = {"sites": {k: list(v) for k, v in sorted(self.sites.items())}, "follow": self.follow}
         return {
             **(rebuilt if refit and (self.sites or self.follow) else {}),
@@ -61,9 +65,10 @@ class LadderRecipe:
             "ladder": self.ladder,
             "criterion": self.criterion,
             "damping": self.damping,
-            "options": {k: list(v) for k, v in sorted((self.options or {}).items())} if refit else None,
+            "options": {k: list(v) for k, v in sorted((self.options or {}).items())} if own else None,
             "reference": self.reference.to_json() if refit and self.reference is not None else None,
             "layout": LAYOUT,
+            **({"bias": True} if self.bias else {}),
             **({} if self.expert_criterion is None else {"experts": self._experts()}),
         }
 

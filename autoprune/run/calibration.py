@@ -60,6 +60,8 @@ def recipe_of(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
             "nested ladders keep the dense weights"
         )
+    if settings.bias:
+        _check_bias(str(settings.ladder), shape)
     if reference is not None and reference.unmasked == full_plan(shape):
         raise SettingError(f"{name}={settings.reference} keeps all units: there is nothing to refit behind")
     return LadderRecipe(
@@ -72,7 +74,21 @@ def recipe_of(
         reference=None if reference is None else reference.unmasked,
         expert_criterion=experts,
         seed=int(settings.seed),
+        bias=bool(settings.bias),
     )
+
+
+def _check_bias(ladder: str, shape: Shape) -> None:
+    """Raise SettingError where there is no bias to compensate with, or nothing left to compensate."""
+    if ladder != "nested":
+        raise SettingError(
+            "calibration.bias=true needs calibration.ladder=nested: refit ladders solve what is kept anew"
+        )
+    output = shape.attention_bias if shape.output_bias is None else shape.output_bias
+    if not output and not shape.ffn_bias:
+        raise SettingError(
+            f"calibration.bias=true needs a family whose output projections have biases; {shape.model_type!r} has none"
+        )
 
 
 def mask_settings(cfg: DictConfig) -> tuple[str, int]:

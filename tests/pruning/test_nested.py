@@ -135,3 +135,36 @@ def test_what_they_depend_on_is_in_their_digest(windows: Windows) -> None:
     ]
     found = [str(r.identity()) for r in recipes]
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_keeps_the_mean_output(ladders_of: Build, windows: Windows, bias: bool) -> None:
+    """Of every option, on the calibration tokens that reach the sublayer; without it the mean moves."""
+    model = tiny.llama(attention_bias=True, mlp_bias=True, noise=0.3)
+    adapter, ladders = LlamaAdapter(model), ladders_of(model, windows, criterion="flap", bias=bias)
+    with torch.inference_mode():
+        state = adapter.embed(torch.from_numpy(windows).long())
+        for block in range(3):
+            for kind in KINDS:
+                dense = adapter.weights(block, kind)
+                wanted = adapter.run_sublayer(block, kind, state, dense).hidden.double().mean((0, 1))
+                for count in OPTIONS[FULL[kind][0]][1:-1]:
+                    plan = sublayer(kind, count)
+                    kept = ladders.weights(block, plan)
+                    found = adapter.run_sublayer(block, kind, state, kept, plan).hidden.double().mean((0, 1))
+                    off = float((found - wanted).abs().max())
+                    assert off < 1e-5 if bias else off > 1e-3, (block, kind, count)
+                state = adapter.run_sublayer(block, kind, state, dense)
+
+
+def test_the_bias_is_part_of_the_model_and_of_the_artifact(ladders_of: Build, windows: Windows) -> None:
+    model = tiny.llama(attention_bias=True, mlp_bias=True, noise=0.3)
+    adapter, ladders = LlamaAdapter(model), ladders_of(model, windows, bias=True)
+    plan, ids = Plan.of([(1, 16), (tiny.GROUPS, 8), (0, 24)]), tiny.token_ids((2, 16), seed=9)
+    built = adapter.install(plan, ladders.weights, torch.float32)
+    with torch.inference_mode():
+        wanted = built(input_ids=ids, use_cache=False).logits
+    assert (logits(adapter, ladders, plan, ids) - wanted).abs().max() < 1e-4
+    assert (logits(adapter, ladders_of(model, windows), plan, ids) - wanted).abs().max() > 1e-3
+    plain, with_bias = (LadderRecipe(windows, 4, "nested", options=OPTIONS, bias=b) for b in (False, True))
+    assert plain.identity() != with_bias.identity()

@@ -97,3 +97,12 @@ def test_experts_are_ranked_where_there_are_some() -> None:
         SettingError, match="expert_criterion=tcess needs a model with experts; the family 'llama'"
     ):
         recipe("calibration.expert_criterion=tcess")
+
+
+def test_a_bias_needs_a_place_and_something_left_over() -> None:
+    nested, biased = ("calibration.ladder=nested", "calibration.bias=true"), replace(SHAPE, ffn_bias=True)
+    assert recipe(*nested, shape=biased).bias and not recipe("calibration.ladder=nested").bias
+    with pytest.raises(SettingError, match="calibration.bias=true needs calibration.ladder=nested"):
+        recipe("calibration.bias=true", shape=biased)
+    with pytest.raises(SettingError, match="whose output projections have biases; 'llama' has none"):
+        recipe(*nested)

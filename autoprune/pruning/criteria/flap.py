@@ -10,8 +10,8 @@ from autoprune.pruning.criteria.base import Criterion, Evidence, Site
 class Flap(Criterion):
     """Variance of the input x w^2; of a unit, over the columns of the output projection that it enters.
 
-    The published method also adds the bias that keeps the mean output, which our families have no place for; refit
-    ladders solve the remaining columns anew instead.
+    The published method also adds the bias that keeps the mean output: `calibration.bias`, where the family has one;
+    refit ladders solve the remaining columns anew instead.
     """
 
     experts = False

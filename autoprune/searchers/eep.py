@@ -92,7 +92,7 @@ class EEP:
             self._seen.add(candidate)
             chosen.append(Proposal(self._asked, candidate, self._fidelity))
             self._asked += 1
-        self._exhausted = len(chosen) < count
+        self._exhausted = not chosen  # fewer than asked for may be all that is known before they are told
         self._waiting = bool(chosen)
         return chosen
 

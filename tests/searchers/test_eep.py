@@ -132,6 +132,11 @@ def test_same_seed_same_proposals() -> None:
     assert traces[0] == traces[1] != traces[2]
 
 
+def test_fewer_to_start_from_than_a_batch_is_no_end() -> None:
+    asked = problem()
+    assert len(drive(make(asked, initial=3, evaluations=40), asked)) == 40
+
+
 def test_failures_are_left_out_and_nothing_is_asked_before_it_was_told() -> None:
     asked = problem()
     searcher = make(asked)

@@ -11,14 +11,13 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.bench.table import parser, publish
 
 if TYPE_CHECKING:
     from autoprune.run.parts import Parts
     from autoprune.space import Plan
-    from evaluators.tasks import Tasks
 
 COLUMNS = ("task", "items", "requests", "tokens, padded", "forward ms", "evaluation ms", "ratio")
 
@@ -26,11 +25,12 @@ COLUMNS = ("task", "items", "requests", "tokens, padded", "forward ms", "evaluat
 def main(args: Sequence[str]) -> None:
     """Run, print and write the table."""
     options = _parse(args)
+    from hydra.utils import get_class
+
     from autoprune.config import compose
     from autoprune.progress import Progress
     from autoprune.run.parts import open_parts
     from autoprune.space import Plan
-    from evaluators.tasks import Tasks
 
     words = [f"model={options.model}", f"data={options.data}", "calibration.tokens=4096", "latency.mode=off"]
     with Progress(quiet=True) as progress:
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     plan = Plan.of([(shape.kv_groups, shape.ffn // 2)] * shape.blocks)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for name in options.tasks:
-        evaluator = Tasks([name], options.include, options.limit)
+        evaluator: Any = get_class("evaluators.tasks.Tasks")([name], options.include, options.limit)
         evaluator.bind(parts.context())
         lines.append(_line(parts, evaluator, plan, name, options.rounds))
     told = f"{options.model}, every FFN halved; one thread, {options.rounds} rounds."
@@ -55,7 +55,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return found.parse_args(list(args))
 
 
-def _line(parts: Parts, evaluator: Tasks, plan: Plan, name: str, rounds: int) -> str:
+def _line(parts: Parts, evaluator: Any, plan: Plan, name: str, rounds: int) -> str:
     from autoprune.evaluation import Failure
 
     def forward() -> None:

@@ -55,6 +55,9 @@ class Heard(Callback):  # type: ignore[misc]
         """After its retries."""
         error = trial.get_pickled_error() or trial.get_error() or "its trial failed"
         cause = getattr(error, "cause", None) or error
+        if isinstance(cause, AutopruneError):  # no plan's fault
+            CHANNELS[self._name].told.put({"fatal": cause})
+            return
         line = (
             " ".join(f"{type(cause).__name__}: {cause}".split())
             if isinstance(cause, Exception)

@@ -7,7 +7,6 @@ lies in this user's artifact cache, never in a run folder.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -16,14 +15,19 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import SettingError
+from autoprune.executors.attaching import check_address
 from autoprune.executors.base import Spec
+from autoprune.executors.cluster import STORE, _temporary
 from autoprune.objective import Fidelity, Split
-from autoprune.space import Plan
+from autoprune.scratch import scratch_folder
+from autoprune.space import Plan, digest
 from autoprune.study import Job
 
 QUIET = {
@@ -34,7 +38,6 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # model and data may be named from where the run was started
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "600",
 }
-STORE = 80 << 20  # bytes
 POLL = 0.5  # seconds
 TUNE = "tune"  # what Tune keeps of an experiment
 
@@ -127,10 +130,10 @@ class Experiment:
 
         os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told as a row
-        ours = not ray.is_initialized()
+        held = ExitStack()
         try:
-            if ours:
-                _start(self._workers * int(self._spec.settings["threads"]), self._address)
+            if not ray.is_initialized():  # else it is the caller's own, and stays
+                _start(held, self._workers * int(self._spec.settings["threads"]), self._address)
             tuner = self._tuner()
             self._ready.set()
             tuner.fit()
@@ -138,8 +141,7 @@ class Experiment:
             self._channel.told.put({"fatal": error})
         finally:
             self._ready.set()
-            if ours:
-                ray.shutdown()
+            held.close()
 
     def _tuner(self) -> Any:
         """A new one, or the one that a stopped run has left."""
@@ -192,40 +194,45 @@ def run_trial(config: Mapping[str, Any], spec: Spec, settings: Mapping[str, Any]
         told = {"metrics": dict(scores.metrics), "per_window": values, "score": scores.metrics["kl"]}
         tune.report({"step": step, "proposal": config["proposal"], **told})
 
-    trials = _trials(spec_text(spec), settings["steps"], settings["first"])
+    trials = _trials(spec, settings)
     state = Path(folder) / "states" / f"{plan.key}-{config['first']}-{config['last']}"
     trials.run(plan, fidelity, state, report)
 
 
-def spec_text(spec: Spec) -> str:
-    """A spec as text, so that a process can tell whether it holds what it is asked for."""
-    supernet = None if spec.supernet is None else spec.supernet.to_json()
-    return json.dumps([spec.settings, spec.digests, spec.cache, supernet])
+HELD: dict[str, Any] = {}  # what a process has built for its trials, by what it was built from
 
 
-@functools.lru_cache(maxsize=1)
-def _trials(text: str, steps: int | None, every: int) -> Any:
-    """What a process builds once for all its trials."""
-    from autoprune.run.trials import Trials
-    from autoprune.study import SupernetSpec
+def _trials(spec: Spec, settings: Mapping[str, Any]) -> Any:
+    """What a process builds once for all its trials of one kind."""
+    name = digest(asdict(spec), settings)
+    if name not in HELD:
+        from autoprune.run.trials import Trials
 
-    settings, digests, cache, supernet = json.loads(text)
-    spec = Spec(settings, digests, cache, None if supernet is None else SupernetSpec.from_json(supernet))
-    return Trials(spec, steps, every)
+        HELD.clear()
+        HELD[name] = Trials(spec, settings["steps"], settings["first"])
+    return HELD[name]
 
 
-def _start(cpus: int, address: str | None) -> None:
+def _start(held: ExitStack, cpus: int, address: str | None) -> None:
+    """A Ray of our own, or one that runs already, until `held` is closed."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        ray.init(address="local", num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, **quiet)
-        return
-    try:
+    if address is not None:
+        check_address(address)
+        held.callback(ray.shutdown)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
-        raise SettingError(f"executor.address={address}: no Ray answers there ({line})") from error
+        return
+    folder = held.enter_context(scratch_folder(_temporary(), "ray-"))
+    held.callback(ray.shutdown)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        object_store_memory=STORE,
+        include_dashboard=False,
+        _temp_dir=str(folder),
+        **quiet,
+    )
 
 
 def _unfinished(folder: Path) -> list[dict[str, Any]]:

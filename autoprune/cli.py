@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from autoprune.commands import cache, kernels, leaderboard, listing, models, runs, study
+from autoprune.commands import cache, kernels, leaderboard, listing, models, runs, study, submit
 from autoprune.commands.stopping import outcome
 from autoprune.errors import SettingError, nearest
 
@@ -22,6 +22,7 @@ COMMANDS = {
     **listing.COMMANDS,
     **cache.COMMANDS,
     **kernels.COMMANDS,
+    **submit.COMMANDS,
 }
 
 WIDTH = 98

@@ -169,6 +169,31 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def compose_group(group: str, overrides: Sequence[str]) -> DictConfig:
+    """The settings of one group by itself, from `GROUP=NAME` and `GROUP.key=value`.
+
+    Raises SettingError for whatever a user may have got wrong.
+    """
+    import hydra
+
+    from autoprune.run.typed import check_types
+    from autoprune.settings import explain, quote
+
+    if not any(o.startswith(f"{group}=") for o in overrides):
+        raise SettingError(f"{group}=NAME is required; `autoprune list {group}` names all")
+    added = [f"+{quote(o)}" if o.startswith(f"{group}=") else quote(o) for o in overrides]
+    try:
+        with hydra.initialize_config_module(GROUPS, version_base="1.3"):
+            cfg: DictConfig = hydra.compose(overrides=added)[group]
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise SettingError(line) from error
+    check_types(cfg, group)
+    return cfg
+
+
 def validate(cfg: DictConfig) -> None:
     """Raise SettingError when a setting is unknown, missing or out of range."""
     _check_names(cfg, OmegaConf.structured(Config))

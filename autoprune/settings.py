@@ -8,7 +8,9 @@ from importlib.resources import files
 
 from autoprune.errors import SettingError, nearest
 
-FREE = ("model", "data", "out", "latency.file")  # free text: Hydra's grammar would refuse many paths
+CLUSTER = ("address", "working_dir", "results", "token_file", "folder", "image", "python")
+# free text: Hydra's grammar would refuse many paths
+FREE = ("model", "data", "out", "latency.file", *(f"cluster.{name}" for name in CLUSTER))
 
 
 def quote(setting: str, sweep: bool = False) -> str:

@@ -11,7 +11,12 @@ from autoprune.errors import SettingError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are SettingErrors of one line."""
+    """An argument parser whose complaints are SettingErrors of one line.
+
+    With `rest` set, the words after -- are not read but kept under that name.
+    """
+
+    rest: str | None = None
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -19,6 +24,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_all(self, words: Sequence[str]) -> argparse.Namespace:
         """Like `parse_args`, but an unknown option is the first thing said, with the nearest one."""
+        if self.rest is not None:
+            at = list(words).index("--") if "--" in words else len(words)
+            name, self.rest = self.rest, None
+            found = self.parse_all(words[:at])
+            setattr(found, name, list(words[at + 1 :]))
+            return found
         if not any(action.nargs == argparse.REMAINDER for action in self._actions):
             for word in words:
                 if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:

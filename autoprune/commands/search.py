@@ -43,6 +43,8 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
             options.append(f"{name}={value if equals else next(rest, '')}")
         elif word.startswith("-"):
             raise _unknown(word)
+        elif name == "cluster" or name.startswith("cluster."):
+            raise SettingError(f"{word} goes with submit: autoprune submit {word} -- {words[0]} …")
         elif equals or word.startswith("~"):
             settings.append(word)
         else:

@@ -11,7 +11,7 @@ import torch
 
 from autoprune.data import Corpus
 from autoprune.errors import SettingError
-from autoprune.evaluation import Batch, LogitEvaluator, continuation, summarise
+from autoprune.evaluation import Batch, LogitEvaluator, Scores, continuation, summarise
 from autoprune.forward import logits_of
 from autoprune.objective import Fidelity
 
@@ -29,9 +29,13 @@ class Scoring:
         if not any("kl" in evaluator.metrics for evaluator in self.evaluators):
             raise SettingError("recovery needs an evaluator of kl: keep divergence in evaluator=[…]")
 
-    @torch.inference_mode()
     def score(self, model: Any, fidelity: Fidelity) -> Mapping[str, float]:
         """Means over the fidelity's windows; not finite where the model's logits are not."""
+        return self.scores(model, fidelity).metrics
+
+    @torch.inference_mode()
+    def scores(self, model: Any, fidelity: Fidelity) -> Scores:
+        """The same, with the values of every window."""
         start, stop = fidelity.windows
         windows = self.corpus.windows(fidelity.split)
         columns: dict[str, list[Any]] = {}
@@ -43,4 +47,4 @@ class Scoring:
             for evaluator in self.evaluators:
                 for metric, column in evaluator.score(batch, logits).items():
                     columns.setdefault(metric, []).append(column.double().numpy().copy())
-        return summarise(columns).metrics
+        return summarise(columns)

@@ -164,10 +164,19 @@ def recover(
     return Recovered(setting.settings, setting.seed, distilled, before, after)
 
 
-def train(student: Any, dtype: torch.dtype, setting: Setting, folder: Path, progress: Progress) -> Distilled:
+def train(
+    student: Any,
+    dtype: torch.dtype,
+    setting: Setting,
+    folder: Path,
+    progress: Progress,
+    judged: Callable[[int, Any], float] | None = None,
+) -> Distilled:
     """Train `student` (fp32) in place; its weights end as those to store, rounded to `dtype`.
 
     `folder` keeps the state: a recovery that was cut short goes on from there, and ends with the same weights.
+    `judged` says, of the steps done and a model, what is to be small in the weights that are kept; else KL on
+    *selection* is.
     """
     distiller = Distiller(
         student, setting.teacher.model, dtype, setting.lessons, setting.settings, setting.seed
@@ -175,6 +184,9 @@ def train(student: Any, dtype: torch.dtype, setting: Setting, folder: Path, prog
     identity = _identity(student, dtype, setting)
 
     def judge(model: Any) -> float:
+        if judged is not None:
+            steps = (int(state["step"]) for state in distiller.optimizer.state.values())
+            return judged(max(steps, default=0), model)
         kl = setting.scoring.score(model, setting.selection)["kl"]
         return kl if math.isfinite(kl) else math.inf
 

@@ -51,7 +51,13 @@ def _needed(artifact: Path, parts: Parts) -> bool:
 
 
 def evaluation(spec: Spec) -> Evaluation:
-    """The search's evaluation; ladders and tokens come from the artifact cache, memory-mapped.
+    """The search's evaluation; raises as `parts_of` does."""
+    parts = parts_of(spec)
+    return search_evaluation(parts, [Objective(str(m)) for m in parts.cfg.objectives])
+
+
+def parts_of(spec: Spec) -> Parts:
+    """What the search works with; ladders and tokens come from the artifact cache, memory-mapped.
 
     Raises LedgerError when the model, the corpus or the ladders found here are not those of the spec.
     """
@@ -67,4 +73,4 @@ def evaluation(spec: Spec) -> Evaluation:
                 f"a worker found another {name} ({parts.digests[name]}) than the run's ({value}); workers must see "
                 "the same model, data and artifact cache"
             )
-    return search_evaluation(parts, [Objective(str(m)) for m in cfg.objectives])
+    return parts

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from autoprune.config import LOWEST, Config, compose, validate
+from autoprune.config import LOWEST, Config, compose, compose_group, validate
 from autoprune.errors import SettingError
 from autoprune.safety import check_targets
 
@@ -116,6 +116,9 @@ def test_every_choice_composes() -> None:
             group = f"+{folder.name}" if folder.name == "experiment" else folder.name
             listed = f"[{name}]" if folder.name in ("space", "evaluator") else name
             content = yaml.safe_load(choice.read_text())
+            if folder.name == "cluster":  # of submit, not of a run
+                assert OmegaConf.to_container(compose_group("cluster", [f"cluster={name}"])) == content
+                continue
             cfg = compose(["model=x", f"{group}={listed}"])
             if folder.name != "experiment":
                 found = cfg[folder.name][name] if listed.startswith("[") else cfg[folder.name]

@@ -32,6 +32,8 @@ OPTIONS = {
     "list": "[GROUP] [DIR]",
     "cache": "[--kind KIND] [--each] [--older 30d] [--keep 5GB] [--dry-run] [list|prune|path]",
     "kernels": "[build|show]",
+    "submit": "[--dry-run | --no-wait | --list | --status ID | --logs ID | --stop ID | --down] "
+    "cluster=NAME [cluster.key=value ...] -- COMMAND",
 }
 SETTINGS = (
     "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len sequences threads "

@@ -1,0 +1,1 @@
+"""Runs on somebody else's machines: a command line as a job of a Ray cluster."""

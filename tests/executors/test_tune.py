@@ -1,0 +1,151 @@
+"""Ray Tune for evaluations that train: the numbers of a training by hand, early ends, failures, and a killed driver."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoprune.errors import LedgerError, SettingError
+from autoprune.executors.tune import Tune
+from autoprune.ledger import Ledger
+from autoprune.objective import Objective, Proposal, Result
+from autoprune.run.parts import Parts
+from autoprune.run.remote import spec_of
+from autoprune.run.trials import Trials
+from autoprune.searchers.nsga2 import NSGA2
+from autoprune.searchers.problem import Problem
+from autoprune.space import Candidate, Plan
+from autoprune.study import Budget, Job, Phase, Study
+from tests import tiny
+from tests.executors.dear import BLOCKS, FIDELITY, PLANS, RUNG, STEPS, jobs, opened, parts
+
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
+WANTED = (Objective("kl"), Objective("params"))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="dear"))
+    (made / "text.txt").write_text(tiny.text(20_000))
+    tiny.save(tiny.llama(noise=0.1), made / "model")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path) -> Iterator[Parts]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_CACHE", str(folder / "cache"))
+        yield parts(folder)
+
+
+def by_hand(made: Parts, plan: Plan, folder: Path) -> dict[int, float]:
+    """KL after every rung of a plan's training."""
+    found: dict[int, float] = {}
+    trials = Trials(spec_of(made), None, RUNG)
+    trials.run(plan, FIDELITY, folder, lambda step, scores: found.update({step: scores.metrics["kl"]}))
+    return found
+
+
+def test_a_study_of_trained_plans(made: Parts, tmp_path: Path) -> None:
+    executor, space = opened(made, halving=2, retries=0), made.space(None)
+    searcher = NSGA2(Problem(space, WANTED, (), 0, 8, (space.dense,)), population=4, windows=4)
+    ledger = Ledger.create(tmp_path / "ledger.sqlite", {})
+    phase = Phase(0, space, searcher, WANTED, (), Budget(evaluations=6), 16)
+    assert Study(phase, ledger, executor).run() == "evaluations"
+    telemetry = ledger.telemetry()
+    rows = [r for _, r in ledger.recorded()]
+    ledger.close()
+    steps = [int(r.result.metrics["recovery_steps"]) for r in rows if r.origin == "evaluated"]
+    assert len(steps) == telemetry["trials"] == 6 and sum(steps) == telemetry["recovery_steps"]
+    assert STEPS in steps and set(steps) <= {RUNG, STEPS}
+    assert RUNG in steps, "of six trials some are given up at the first rung"
+    one = next(r.result for r in rows if r.result.metrics["recovery_steps"] == STEPS)
+    expected = by_hand(made, space.decode(one.proposal.candidate), tmp_path)
+    assert one.metrics["kl"] == expected[STEPS] and len(one.per_window["kl"]) == 4
+    bad = Job(Proposal(99, Candidate((0,)), FIDELITY), Plan.of([(99, 24)] * BLOCKS))
+    executor.submit([bad])
+    (failed,) = executor.results()
+    assert not failed.ok and "Error" in failed.reason
+    executor.close()
+    assert not list((Path(spec_of(made).cache) / ".tune").iterdir()), "nothing is kept of what is finished"
+
+
+def test_training_helps(made: Parts, tmp_path: Path) -> None:
+    """Else there would be no reason to pay for it."""
+    (untrained,) = made.evaluation(made.evaluators).evaluate(PLANS[2:3], FIDELITY)
+    trained = by_hand(made, PLANS[2], tmp_path)
+    assert set(trained) == {RUNG, STEPS} and trained[STEPS] < 0.95 * untrained.metrics["kl"]  # type: ignore[union-attr]
+
+
+def test_a_killed_driver_s_trials_go_on(made: Parts, folder: Path, root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.executors.dear", str(folder)]
+    driver = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert driver.stdout is not None
+    line = driver.stdout.readline()
+    assert line.startswith("told 0 ")
+    states = next((Path(spec_of(made).cache) / ".tune").iterdir())
+    deadline = time.monotonic() + 60
+    while not _running(states / "tune", 1) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    executor = opened(made)
+    experiment = executor._experiment
+    assert experiment is not None and experiment._channel.restored, "Tune goes on with what it had begun"
+    executor.submit(jobs(3)[1:])
+    found: dict[int, Result] = {r.proposal.id: r for r in executor.results()}
+    executor.close()
+    assert sorted(found) == [1, 2] and all(r.ok for r in found.values())
+    for number, result in found.items():
+        assert result.metrics["kl"] == by_hand(made, PLANS[number], tmp_path / str(number))[STEPS]
+    assert float.fromhex(line.split()[2]) == by_hand(made, PLANS[0], tmp_path / "0")[STEPS]
+
+
+def _running(folder: Path, number: int) -> bool:
+    """Whether Tune has noted a trial of a proposal."""
+    files = sorted(folder.glob("experiment_state-*.json"))
+    return bool(files) and f'\\"proposal\\": {number}' in files[-1].read_text()
+
+
+def test_what_no_plan_is_at_fault_for_ends_the_search(made: Parts) -> None:
+    executor = Tune(workers=1, first=RUNG, retries=0)
+    spec = spec_of(made)
+    executor.open(made.evaluation(made.evaluators), replace(spec, digests={**spec.digests, "corpus": "0123"}))
+    executor.submit(jobs(1))
+    with pytest.raises(LedgerError, match="a worker found another corpus"):
+        list(executor.results())
+    executor.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"workers": 0}, "executor.workers=0 is out of range"),
+        ({"first": 1}, "executor.first=1 is out of range; it must be at least 2"),
+        ({"halving": 0}, "executor.halving=0"),
+        ({"steps": 1}, "executor.steps=1"),
+        ({"retries": -1}, "executor.retries=-1"),
+        ({"gpus": -0.5}, "executor.gpus=-0.5"),
+    ],
+)
+def test_mistakes(settings: dict[str, int], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        Tune(**settings)
+
+
+def test_it_needs_a_recovery(made: Parts) -> None:
+    spec = spec_of(made)
+    with pytest.raises(SettingError, match="set recovery=distill, or take executor=ray"):
+        Tune().open(
+            made.evaluation(made.evaluators), replace(spec, settings={**spec.settings, "recovery": {}})
+        )

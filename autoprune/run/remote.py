@@ -55,6 +55,12 @@ def evaluation(spec: Spec) -> Evaluation:
 
     Raises LedgerError when the model, the corpus or the ladders found here are not those of the spec.
     """
+    parts = parts_of(spec)
+    return search_evaluation(parts, [Objective(str(m)) for m in parts.cfg.objectives])
+
+
+def parts_of(spec: Spec) -> Parts:
+    """The run's parts, in another process; raises LedgerError when they are others."""
     cfg = OmegaConf.create(dict(spec.settings))
     assert isinstance(cfg, DictConfig)
     progress = Progress(quiet=True)
@@ -67,4 +73,4 @@ def evaluation(spec: Spec) -> Evaluation:
                 f"a worker found another {name} ({parts.digests[name]}) than the run's ({value}); workers must see "
                 "the same model, data and artifact cache"
             )
-    return search_evaluation(parts, [Objective(str(m)) for m in cfg.objectives])
+    return parts

@@ -46,7 +46,8 @@ class Latency:
     linear maps run on what is fastest here, dense and pruned; false: on torch's own. `phases`
     is how often a search goes on for a target that its finalists missed when they were measured. `stale` says what
     becomes of a stored table by which the dense model would take a tenth more or less than it does now: `measure` makes
-    a new one, `refuse` ends the run, `keep` does not even look.
+    a new one, `refuse` ends the run, `keep` does not even look. `on` names a resource of the cluster: a node that
+    has it measures, table and front, and does nothing else meanwhile.
     """
 
     mode: str = "measure"
@@ -60,6 +61,7 @@ class Latency:
     kernels: bool = True
     phases: int = 2
     stale: str = "measure"
+    on: str | None = None
 
 
 @dataclass

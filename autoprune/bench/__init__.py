@@ -34,6 +34,7 @@ BENCHMARKS = (
     "prefill",
     "divergence",
     "tasks",
+    "streaming",
 )  # modules of this package with a `main(args)`
 
 

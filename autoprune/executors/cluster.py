@@ -47,6 +47,13 @@ class Cluster:
         self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
         self._keeper.start()
 
+    @property
+    def where(self) -> str:
+        """What it is called in messages."""
+        if self._address is None:
+            return "the Ray started here"
+        return f"the Ray at executor.address={self._address}"
+
     def workers(self) -> list[Any]:
         """Handles of the first workers, once Ray is up; raises what went wrong."""
         self._ready.wait()
@@ -57,14 +64,14 @@ class Cluster:
             raise StoppedError(f"executor=ray: Ray did not start ({reason})") from self._error
         return list(self._hired)
 
-    def hire(self) -> Any:
-        """One more worker; it starts when a node has room for it."""
+    def hire(self, kind: type[Any] = Worker, demand: Demand | None = None) -> Any:
+        """One more worker, or another kind of actor; it starts when a node has room for it."""
         import ray
 
         pools = {name: str(self._threads) for name in POOLS} | {"TOKENIZERS_PARALLELISM": "false"}
         environment = {"env_vars": pools | ALLOCATOR}
-        options = {**self._demand.options(), "max_restarts": 0, "runtime_env": environment}
-        worker = ray.remote(Worker).options(**options).remote()
+        options = {**(demand or self._demand).options(), "max_restarts": 0, "runtime_env": environment}
+        worker = ray.remote(kind).options(**options).remote()
         self._hired.append(worker)
         return worker
 

@@ -66,6 +66,16 @@ def check_room(demand: Demand, workers: int, nodes: Sequence[Mapping[str, Any]],
     return min(room, workers)
 
 
+def whole_node(resources: Mapping[str, float], nodes: Sequence[Mapping[str, Any]], where: str) -> Demand:
+    """All that a node with these resources has, so that nothing else runs there; SettingError when none has them."""
+    alive = [n["Resources"] for n in nodes if n["Alive"]]
+    fit = [node for node in alive if all(node.get(n, 0.0) >= amount for n, amount in resources.items())]
+    if not fit:
+        raise SettingError(f"latency.on: no node of {where} has {said(resources)}: {_all(alive)}")
+    named = {n: a for n, a in fit[0].items() if n not in ("CPU", "GPU") and not n.startswith(OWN)}
+    return Demand(fit[0].get("CPU", 0.0), fit[0].get("GPU", 0.0), named)
+
+
 def _all(nodes: Sequence[Mapping[str, float]]) -> str:
     """`2 nodes with 4 CPUs, 1 node with 8 CPUs and 1 GPUs`."""
     counted: dict[str, int] = {}

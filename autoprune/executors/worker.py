@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,35 @@ class Worker:
         outcomes = evaluate_within(self._evaluation, plans, fidelity, sequences)
         seconds = time.thread_time() - started
         return Scored(outcomes, telemetry.runs - runs, telemetry.naive_runs - naive, seconds)
+
+
+class Timer(Worker):
+    """Measures latencies on a node that it has for itself."""
+
+    def __init__(self, get: Callable[[Any], bytes] | None = None) -> None:
+        super().__init__(get)
+        import autoprune.run.remote
+
+        self._build: Any = autoprune.run.remote.parts_of
+
+    def table(self) -> str:
+        """The latency table of the run's model on this node, as JSON: its fingerprint is this node's."""
+        from autoprune.progress import Progress
+        from autoprune.run.latency import measured_table
+
+        parts: Any = self._evaluation
+        return measured_table(parts, Progress(quiet=True)).to_json()
+
+    def models(self, plans: Mapping[str, Plan], dense: str, stock: bool) -> tuple[dict[str, Any], str]:
+        """End-to-end times of models by name, and what device they were measured on."""
+        from autoprune.hardware.fingerprint import fingerprint
+        from autoprune.progress import Progress
+        from autoprune.run.latency import measured_here
+
+        parts: Any = self._evaluation
+        here = fingerprint(int(parts.cfg.threads))
+        found = measured_here(parts, plans, dense, Progress(quiet=True), "measuring", stock)
+        return found, f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, node {platform.node()}"
 
 
 def _get(reference: Any) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
+from autoprune.run import elsewhere
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
@@ -71,6 +72,8 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         if latency.foreign:
             return table
         return fresh(parts, table, workload(parts), lambda: measured_table(parts, progress), progress)
+    if elsewhere.wanted(parts):
+        return elsewhere.table(parts, progress)
     return checked_table(parts, progress)
 
 
@@ -262,6 +265,15 @@ def measure_plans(parts: Parts, plans: Mapping[str, Plan], progress: Progress) -
 def _measured(
     parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str, stock: bool = False
 ) -> dict[str, Measured]:
+    if elsewhere.wanted(parts):
+        return elsewhere.measured(parts, plans, dense, progress, stage, stock)
+    return measured_here(parts, plans, dense, progress, stage, stock)
+
+
+def measured_here(
+    parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str, stock: bool = False
+) -> dict[str, Measured]:
+    """Plans end to end on this machine, in one interleaved loop with the dense model, by the names they have here."""
     from autoprune.hardware.endtoend import measure_models
 
     models = {name: as_exported(parts, plan, progress) for name, plan in plans.items()}

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ class Nodes:
         self.address = str(self._cluster.address)
         self.second = self.join()
 
-    def join(self) -> Any:
+    def join(self, cpus: int = 1, resource: str = "fast") -> Any:
         """One more node, with a resource that the head lacks."""
-        return self._cluster.add_node(num_cpus=1, resources={"fast": 1}, object_store_memory=STORE)
+        return self._cluster.add_node(num_cpus=cpus, resources={resource: 1}, object_store_memory=STORE)
 
     def lose(self, node: Any) -> None:
         """As when a machine is switched off."""
@@ -148,3 +148,20 @@ def test_more_workers_than_there_is_room_for_wait(nodes: Nodes, bench: Any, tmp_
         f"the Ray at executor.address={nodes.address} has room for 2 of 3 workers; the others start when nodes join it"
     ]
     executor.close()
+
+
+def test_a_node_for_timing_does_nothing_else_meanwhile(nodes: Nodes, bench: Any) -> None:
+    import ray
+
+    from autoprune.errors import MeasurementError
+    from autoprune.executors.timing import Timing
+
+    own, spec = nodes.join(0, "timing"), bench.spec
+    small = {"rounds": 5, "prefill_tokens": 6, "context": 6, "decode_steps": 1, "kernels": False}
+    spec.settings["latency"].update(small)
+    with Timing(spec, nodes.address, {"timing": 1}, "auto", print) as timing:
+        assert "timing" not in ray.available_resources() and ray.cluster_resources()["timing"] == 1
+        with suppress(MeasurementError):  # a busy machine: it went all the way
+            found, device = timing.models({"dense": bench.parts.dense_plan()}, "dense", False)
+            assert found["dense"].prefill_ms > 0 and "node" in device
+    nodes.lose(own)

@@ -296,7 +296,7 @@ def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> A
 
     adapter: Any = parts.adapter
     packed = {} if plan == plan.unmasked else pack_model(adapter, model, plan)
-    said = run_fast(model, adapter.layout, packed, int(parts.cfg.threads))
+    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads))
     if packed and progress is not None:
         progress.say(f"{plan.key}: {said}")
     return model

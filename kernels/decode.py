@@ -114,7 +114,8 @@ def _agrees(stock: Any, ours: Norm) -> bool:
         wanted = stock(x)
         if wanted.dtype is not x.dtype:
             return False
-        return bool(torch.allclose(ours(x), wanted, rtol=NEAR[x.dtype], atol=1e-6))
+        near: bool = torch.allclose(ours(x), wanted, rtol=NEAR[x.dtype], atol=1e-6)
+        return near
 
 
 def _sooner(stock: Any, ours: Norm, selector: Selector) -> bool:

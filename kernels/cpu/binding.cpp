@@ -173,6 +173,7 @@ TORCH_LIBRARY(autoprune, library) {
   library.def("attend_one(Tensor query, Tensor key, Tensor value, float scale, int most=3) -> Tensor");
   library.def("rms_norm(Tensor x, Tensor weight, float eps, int most=3) -> Tensor");
   library.def("read_all(Tensor x) -> float");
+  library.def("products(int rounds, bool narrow) -> int", [](int64_t rounds, bool narrow) { return autoprune::products(rounds, narrow); });
   library.def("cpu_level() -> int", [] { return static_cast<int64_t>(autoprune::level()); });
 }
 

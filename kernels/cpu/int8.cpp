@@ -5,7 +5,7 @@ namespace autoprune {
 namespace {
 
 constexpr int64_t ROWS = 32;  // a thread takes so many at a time
-constexpr int64_t AHEAD = 8192, BITS_AHEAD = 2048;
+constexpr int64_t AHEAD = 16384, BITS_AHEAD = 4096;
 
 inline __attribute__((always_inline)) int32_t plain(const int8_t* row, const uint8_t* x, int64_t columns) {
   int32_t sum = 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def instructions() -> str:
 def _describe() -> None:
     """Shapes of what the operators give, for torch.compile."""
 
-    def dense(x: Tensor, weight: Tensor, most: int = 3) -> Tensor:
+    def dense(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
         return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
     def packed(
@@ -48,6 +49,18 @@ def _describe() -> None:
     ) -> Tensor:
         return x.new_empty((*x.shape[:-1], rows))
 
-    torch.library.register_fake("autoprune::dense_linear")(dense)
-    torch.library.register_fake("autoprune::block_linear")(packed)
-    torch.library.register_fake("autoprune::bitmap_linear")(packed)
+    def packed8(x: Tensor, values: Tensor, index: Tensor, start: Tensor, scale: Tensor, *rest: Any) -> Tensor:
+        return x.new_empty((*x.shape[:-1], len(scale)))
+
+    def attend(query: Tensor, *rest: Any) -> Tensor:
+        batch, heads, one, channels = query.shape
+        return query.new_empty((batch, one, heads, channels))
+
+    def norm(x: Tensor, *rest: Any) -> Tensor:
+        return x.new_empty(x.shape)
+
+    shapes = {"dense": dense, "int8": dense, "block": packed, "bitmap": packed, "bitmap8": packed8}
+    for name, shape in shapes.items():
+        torch.library.register_fake(f"autoprune::{name}_linear")(shape)
+    torch.library.register_fake("autoprune::attend_one")(attend)
+    torch.library.register_fake("autoprune::rms_norm")(norm)

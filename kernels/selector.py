@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,12 @@ class Selector:
             many = tokens
         return DenseLinear(linear, few, many) if few or many else linear
 
+    def faster(self, name: str, stock: Callable[[], Any], ours: Callable[[], Any]) -> bool:
+        """Whether our way of doing something else is worth it; the same `name`, the same answer."""
+        if native.missing():
+            return False
+        return self._known(name, {"dense": stock, "ours": ours}, FEW) >= GAIN
+
     def _known(self, name: str, layer: Any, tokens: int) -> float:
         if name not in self._gains:
             self._gains[name] = self._measure(layer, tokens)
@@ -121,13 +127,17 @@ class Selector:
         return self._gains[name]
 
     def _timed(self, layer: Any, tokens: int) -> float:
+        if isinstance(layer, dict):
+            return self._ratio(layer)
         linear = as_linear(layer) if isinstance(layer, SparseLinear) else layer
         ours = layer if linear is not layer else DenseLinear(linear, tokens == FEW, tokens)
         base = linear if linear is layer else self.dense(linear)
         draw = torch.Generator().manual_seed(0)
         x = torch.randn(tokens, linear.in_features, generator=draw).to(linear.weight.dtype)
+        return self._ratio({"dense": self._calls(base, x), "ours": self._calls(ours, x)})
+
+    def _ratio(self, ways: Mapping[str, Callable[[], Any]]) -> float:
         with torch.inference_mode():  # a choice, not a figure: a busy machine may make it
-            ways = {"dense": self._calls(base, x), "ours": self._calls(ours, x)}
             found = interleaved(ways, ROUNDS, 0, self._threads, allow_contended=True)
         return found["dense"].over(found["ours"]).median
 

@@ -2,8 +2,11 @@
 
 Random matrices, one interleaved loop a size, ratios of rounds (median). One token: weights come from memory, not from
 the cache (128 MB of copies in turn, at most 64), GB/s are the bytes of values and index, `of stream` is their share of
-what reading alone reaches. Many tokens: packing of the activations included. `F.linear` is torch's bf16 product;
-`best dense` is the faster of it and our own dense kernel. Correctness is tested elsewhere, here once more by float64.
+what reading alone reaches, the byte roofline. Many tokens: packing of the activations included; `of peak` is the share
+of what the processor can multiply and add at best that the kept weights of 512 tokens reach, the FLOP roofline.
+`F.linear` is torch's bf16 product (oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of
+int8 is torch's own dynamically quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours
+round each token to 8 bits too. Correctness is tested elsewhere, here once more by float64.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ GONE = (50, 70, 90)  # per cent
 TOKENS = (16, 64, 128, 512)
 COLD = 128 << 20  # bytes of copies in turn
 MOST = 64  # copies
+PRODUCTS = 1 << 16  # rounds of the loop that finds the peak
 AGREE = 3e-2
 
 Layers = Mapping[str, nn.Module]
@@ -38,6 +42,7 @@ Call = Callable[[], Any]
 
 def main(args: Sequence[str]) -> None:
     """Check, measure, print and write the table."""
+    from autoprune.bench.precisions import fp32_lines, int8_lines
     from autoprune.kernels import native
 
     options = _parse(args)
@@ -47,6 +52,9 @@ def main(args: Sequence[str]) -> None:
     lines = [f"{native.instructions()}; {options.threads} thread(s); torch {torch.__version__}.", ""]
     lines += ["## One token", "", *_one_token(options)]
     lines += ["", "## Many tokens: time of F.linear over that of 8x2 blocks", "", *_many_tokens(options)]
+    lines += ["", "## One token, int8", "", *int8_lines(options, sizes_of(options.sizes))]
+    lines += ["", "## fp32: time of F.linear over that of others", ""]
+    lines += fp32_lines(options, sizes_of(options.sizes))
     publish("kernels", __doc__, args, "\n".join(lines), options.to)
 
 
@@ -97,7 +105,7 @@ def sparse(weight: Tensor, form: str) -> nn.Module:
 
 
 def _one_token(options: argparse.Namespace) -> list[str]:
-    lines = [_head("size", "matrix", "us", "GB/s", "of stream", "to F.linear", "to best dense")]
+    lines = [head("size", "matrix", "us", "GB/s", "of stream", "to F.linear", "to best dense")]
     for rows, columns in sizes_of(options.sizes):
         layers: dict[str, Any] = _dense(torch.randn(rows, columns).to(torch.bfloat16))
         layers |= {
@@ -105,9 +113,9 @@ def _one_token(options: argparse.Namespace) -> list[str]:
         }
         layers |= {f"bitmap, {g} % gone": sparse(matrix(rows, columns, "bitmap", g), "bitmap") for g in GONE}
         x = torch.randn(1, columns).to(torch.bfloat16)
-        calls = {name: _cold(layer, x) for name, layer in layers.items()}
+        calls = {name: cold(layer, x) for name, layer in layers.items()}
         stream = torch.randn(COLD // 4)
-        found = _timed({**calls, "stream": partial(torch.ops.autoprune.read_all, stream)}, options)
+        found = timed({**calls, "stream": partial(torch.ops.autoprune.read_all, stream)}, options)
         lines += _one_lines(f"{rows}x{columns}", layers, found)
     return lines
 
@@ -121,29 +129,38 @@ def _one_lines(size: str, layers: Layers, found: Mapping[str, Samples]) -> list[
         speed = _bytes(layer) / seconds
         lines.append(
             f"| {size} | {name} | {seconds * 1e6:.0f} | {speed / 1e9:.1f} | {speed / rate:.2f} | "
-            f"{_ratio(found['F.linear'], found[name])} | {_ratio(found[fastest], found[name])} |"
+            f"{ratio(found['F.linear'], found[name])} | {ratio(found[fastest], found[name])} |"
         )
     return lines
 
 
 def _many_tokens(options: argparse.Namespace) -> list[str]:
-    lines = [_head("size", "gone", *(f"{t} tokens" for t in TOKENS), "geometric mean", "smallest")]
+    lines = [head("size", "gone", *(f"{t} tokens" for t in TOKENS), "geometric mean", "smallest", "of peak")]
     for rows, columns in sizes_of(options.sizes):
-        layers = {g: sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE}
+        layers: dict[int, Any] = {g: sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE}
         weight = torch.randn(rows, columns).to(torch.bfloat16)
         ratios: dict[int, list[float]] = {g: [] for g in GONE}
         for tokens in TOKENS:
             x = torch.randn(tokens, columns).to(torch.bfloat16)
             calls: dict[str, Call] = {"F.linear": partial(functional.linear, x, weight)}
             calls |= {str(g): partial(layer, x) for g, layer in layers.items()}
-            found = _timed(calls, options)
+            calls["peak"] = partial(torch.ops.autoprune.products, PRODUCTS, True)
+            found = timed(calls, options)
             for g in GONE:
                 ratios[g].append(found["F.linear"].over(found[str(g)]).median)
+        peak = torch.ops.autoprune.products(PRODUCTS, True) / found["peak"].median
         for g, row in ratios.items():
+            speed = 2 * TOKENS[-1] * layers[g].kept / found[str(g)].median
             mean = math.exp(float(np.mean(np.log(row))))
             cells = " | ".join(f"{r:.2f}" for r in row)
-            lines.append(f"| {rows}x{columns} | {g} % | {cells} | {mean:.2f} | {min(row):.2f} |")
+            lines.append(
+                f"| {rows}x{columns} | {g} % | {cells} | {mean:.2f} | {min(row):.2f} | {_share(speed, peak)} |"
+            )
     return lines
+
+
+def _share(speed: float, peak: float) -> str:
+    return f"{speed / peak:.2f}" if peak else ""  # no bf16 instruction here
 
 
 def _dense(weight: Tensor) -> dict[str, nn.Module]:
@@ -154,7 +171,7 @@ def _dense(weight: Tensor) -> dict[str, nn.Module]:
     return {"F.linear": library, "ours": DenseLinear(library)}
 
 
-def _cold(layer: nn.Module, x: Tensor) -> Call:
+def cold(layer: nn.Module, x: Tensor) -> Call:
     """Calls of copies of a layer in turn, so many that their weights are not in the cache."""
     copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
     turn = itertools.cycle(copies)
@@ -166,14 +183,17 @@ def _bytes(layer: nn.Module) -> int:
     return weight.numel() * weight.element_size() if weight is not None else int(layer.stored_bytes)  # type: ignore[arg-type]
 
 
-def _timed(calls: Mapping[str, Call], options: argparse.Namespace) -> dict[str, Samples]:
+def timed(calls: Mapping[str, Call], options: argparse.Namespace) -> dict[str, Samples]:
+    """All of them in one loop."""
     with torch.inference_mode():
         return interleaved(calls, options.rounds, 0, options.threads)
 
 
-def _ratio(base: Samples, other: Samples) -> str:
+def ratio(base: Samples, other: Samples) -> str:
+    """How many times as long the first takes, round by round."""
     return f"{base.over(other).median:.2f}"
 
 
-def _head(*names: str) -> str:
+def head(*names: str) -> str:
+    """The first two lines of a table."""
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"

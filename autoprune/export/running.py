@@ -55,15 +55,20 @@ def run_loaded(model: Any, folder: Path) -> None:
         model.autoprune_kernels = run_fast(model, layout, load_packed(folder), torch.get_num_threads())
 
 
-def run_fast(model: Any, layout: Layout, packed: Mapping[str, Packed], threads: int) -> str:
+def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], threads: int) -> str:
     """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done."""
     from autoprune.hardware.fingerprint import last_level_cache
+    from autoprune.kernels.decode import run_attention, run_norms
     from autoprune.kernels.selector import Selector
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     selector = Selector(threads, cold=size > (last_level_cache() or 0))
-    masked = run_packed(model, layout, packed, selector)
-    return "; ".join(done.text for done in (masked, run_dense(model, selector)) if done.of)
+    done = [run_packed(model, layout, packed, selector)] if layout is not None and packed else []
+    done.append(run_dense(model, selector))
+    (norms, of), attention = run_norms(model, selector), run_attention(model, selector)
+    said = [one.text for one in done if one.of]
+    said += [f"{norms} of {of} norms on kernels"] if of else []
+    return "; ".join(said + (["attention of one token on a kernel"] if attention else []))
 
 
 def run_dense(model: Any, selector: Selector) -> Replaced:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from autoprune.run import elsewhere
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
-from autoprune.space import Plan, Scalar, is_mask
+from autoprune.space import Plan, Scalar
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -31,7 +31,7 @@ UNTIMED = "prefill and decode are those of language models, and this is a classi
 CORRECTION_PLANS = 12
 SEED = 0
 STOCK = "dense, as transformers runs it"
-METHOD = 4  # of measuring: another one makes another table
+METHOD = 5  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -108,13 +108,11 @@ def settled(parts: Parts) -> dict[str, Scalar]:
     return {n: v for s in parts.dense_plan().sublayers for n, v in s.settings if n not in options}
 
 
-def facts(options: Iterable[str]) -> dict[str, str]:
-    """What latencies with such plan settings depend on beside machine and libraries: the kernels of masks."""
-    if not any(is_mask(name) for name in options):
-        return {}
+def facts(parts: Parts) -> dict[str, str]:
+    """What latencies depend on beside machine and libraries: the kernels that models run on."""
     from autoprune.kernels import native
 
-    return {"kernels": native.instructions()}
+    return {"kernels": native.instructions() if parts.cfg.latency.kernels else "off"}
 
 
 def named_table(parts: Parts, path: Path) -> LatencyTable:
@@ -149,7 +147,7 @@ def foreign(parts: Parts, table: LatencyTable) -> str:
     """Where the table was not measured on this machine and software, the first difference."""
     from autoprune.hardware.fingerprint import fingerprint
 
-    return table.foreign(fingerprint(int(parts.cfg.threads)) | facts(table.options))
+    return table.foreign(fingerprint(int(parts.cfg.threads)) | facts(parts))
 
 
 def origin(parts: Parts, table: LatencyTable | None) -> str:
@@ -172,7 +170,6 @@ def _check_workload(measured: Workload, wanted: Workload) -> None:
 def cached_table(parts: Parts, progress: Progress) -> Path:
     """The folder of this model's table for this machine, measured first when it is missing."""
     from autoprune.hardware.fingerprint import fingerprint
-    from autoprune.kernels import native
 
     if parts.adapter.shape.task != "text":
         raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
@@ -184,10 +181,9 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
         *(
             METHOD,
             asdict(parts.adapter.shape),
-            fingerprint(work.threads) | facts(options),
+            fingerprint(work.threads) | facts(parts),
             asdict(work),
             str(parts.loaded.dtype),
-            native.instructions() if parts.cfg.latency.kernels else "stock",
         ),
         {name: list(values) for name, values in options.items()},
         settled(parts),
@@ -212,7 +208,7 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
             *(SEED, step),
             correction_plans=correction,
             held_out_plans=held,
-            facts=facts(options),
+            facts=facts(parts),
         )
 
 
@@ -249,7 +245,7 @@ def measure_front(
 def measure_entries(parts: Parts, entries: Sequence[Entry], progress: Progress) -> dict[str, Measured]:
     """Dense, uniform and front models end to end in one interleaved loop, by plan key.
 
-    With them, as STOCK, the dense model on the library's own linear maps, where the others run on faster ones.
+    With them, as STOCK, the dense model as transformers runs it, where the others run on kernels.
     """
     dense = next(e.plan.key for e in entries if e.name == "dense")
     plans = {e.plan.key: e.plan for e in entries}
@@ -284,7 +280,7 @@ def measured_here(
 
 
 def changed(model: Any) -> bool:
-    """Whether a model runs on other linear maps than the library's."""
+    """Whether a model runs on kernels of ours."""
     return any(type(m).__module__.startswith("autoprune.kernels") for m in model.modules())
 
 
@@ -295,7 +291,7 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
         f"({getattr(stock, f'{metric}_ratio'):.2f}x)"
         for metric in ("prefill", "decode")
     ]
-    return f"All models, dense too, run on the fastest linear maps here. Dense on transformers' own: {'; '.join(said)}."
+    return f"All models, dense too, run on what is fastest here. Dense as transformers runs it: {'; '.join(said)}."
 
 
 def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> Any:
@@ -308,7 +304,7 @@ def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> A
 
     adapter: Any = parts.adapter
     packed = {} if plan == plan.unmasked else pack_model(adapter, model, plan)
-    said = run_fast(model, adapter.layout, packed, int(parts.cfg.threads))
+    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads))
     if packed and progress is not None:
         progress.say(f"{plan.key}: {said}")
     return model

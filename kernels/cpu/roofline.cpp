@@ -1,4 +1,4 @@
-// How fast memory can be read by one or more threads: what a matrix times one token is held against.
+// How fast memory can be read and how fast products can be summed: what the kernels are held against.
 #include "simd.h"
 
 namespace autoprune {
@@ -27,7 +27,39 @@ float sum(const float* x, int64_t count) {
   return sums[0];
 }
 
+// Sixteen sums at once, as independent as the kernels' own.
+AVX512BF16 float products_bf16(int64_t rounds) {
+  __m512 sums[16];
+  for (auto& s : sums) s = _mm512_setzero_ps();
+  __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80), b = (__m512bh)_mm512_set1_epi16(0x3f80);
+  asm("" : "+v"(a), "+v"(b));
+  for (int64_t i = 0; i < rounds; i++)
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; j++) sums[j] = _mm512_dpbf16_ps(sums[j], a, b);
+  for (int j = 1; j < 16; j++) sums[0] = _mm512_add_ps(sums[0], sums[j]);
+  return _mm512_reduce_add_ps(sums[0]);
+}
+
+AVX512 float products_f32(int64_t rounds) {
+  __m512 sums[16];
+  for (auto& s : sums) s = _mm512_setzero_ps();
+  __m512 a = _mm512_set1_ps(1), b = a;
+  asm("" : "+v"(a), "+v"(b));
+  for (int64_t i = 0; i < rounds; i++)
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; j++) sums[j] = _mm512_fmadd_ps(a, b, sums[j]);
+  for (int j = 1; j < 16; j++) sums[0] = _mm512_add_ps(sums[0], sums[j]);
+  return _mm512_reduce_add_ps(sums[0]);
+}
+
 }  // namespace
+
+int64_t products(int64_t rounds, bool narrow) {
+  if (level() < (narrow ? 3 : 2)) return 0;
+  volatile float kept = narrow ? products_bf16(rounds) : products_f32(rounds);
+  (void)kept;
+  return rounds * 16 * 16 * (narrow ? 4 : 2);
+}
 
 float read_f32(const float* x, int64_t count, int threads) {
   constexpr int64_t PIECE = 1 << 16;

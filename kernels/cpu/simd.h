@@ -6,7 +6,7 @@
 #include <cstring>
 
 #define AVX512BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define AVX512BITS __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vbmi2,popcnt")))
+#define AVX512BITS __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vpopcntdq,avx512bitalg,avx512vbmi,avx512vnni,popcnt")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 
@@ -14,7 +14,7 @@ namespace autoprune {
 
 using bf16 = uint16_t;
 
-// What this processor runs: 3 AVX512 with bf16 and bit expansion, 2 AVX512, 1 AVX2, 0 anything.
+// What this processor runs: 3 AVX512 with bf16, int8 products and bit counts, 2 AVX512, 1 AVX2, 0 anything.
 inline int level() {
   static const int found = [] {
     __builtin_cpu_init();
@@ -22,7 +22,10 @@ inline int level() {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
       return 1;
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi2") ? 3 : 2;
+    const bool all = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vpopcntdq") &&
+                     __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vbmi") &&
+                     __builtin_cpu_supports("avx512vnni");
+    return all ? 3 : 2;
   }();
   return found;
 }
@@ -63,6 +66,31 @@ void blocks_f32(const Blocks& at, const float* values, const float* x, float* y,
 void bitmap_bf16(const int32_t* start, const uint8_t* bits, const bf16* values, const bf16* x, bf16* y, int64_t rows,
                  int64_t columns, int64_t tokens, int threads, int most);
 
+template <typename T>
+struct Head {  // keys and values of a head; strides are between tokens, channels stand side by side
+  const T *keys, *values;
+  int64_t key_stride, value_stride;
+};
+struct Sizes {  // `size`: channels of a head; strides between items of the batch and between groups
+  int64_t batch, heads, groups, keys, size, key_batch, value_batch, key_group, value_group;
+};
+// out [batch, heads, size] = softmax(scale query keys^T) values, for one query [batch, heads, size].
+template <typename T>
+void attend(const T* query, const Head<T>& first, T* out, const Sizes& of, float scale, int threads, int most);
+template <typename T>
+void rms_norm(const T* x, const T* weight, T* y, int64_t rows, int64_t size, float eps, int threads, int most);
+
+// int8 products: x in unsigned bytes (a value plus 128), y in whole numbers, of which 128 times a row's sum is left out.
+void dense_i8(const int8_t* w, const uint8_t* x, int32_t* y, int64_t rows, int64_t columns, int threads, int most);
+void bitmap_i8(const int32_t* start, const uint8_t* bits, const int8_t* values, const uint8_t* x, int32_t* y, int64_t rows,
+               int64_t columns, int threads, int most);
+
+// A token in such bytes; its scale.
+template <typename T>
+float bytes_of(const T* x, uint8_t* q, int64_t size, int most);
+
+// Products and sums on one core as fast as it goes; how many operations that were, 0 where it has no instruction for them.
+int64_t products(int64_t rounds, bool narrow);
 // The sum of `count` values: every byte is read once.
 float read_f32(const float* x, int64_t count, int threads);
 

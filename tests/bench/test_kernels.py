@@ -9,6 +9,7 @@ import pytest
 import torch
 from autoprune.kernels import native
 from autoprune.kernels.linear import SparseLinear
+from autoprune.kernels.selector import Selector
 
 from autoprune.bench import decode, kernels
 from autoprune.errors import MeasurementError, SettingError
@@ -36,13 +37,19 @@ def test_single_matrices(tmp_path: Any, capsys: Any) -> None:
     for row in ("reading alone", "F.linear", "ours", "8x2 blocks, 90 % gone", "bitmap, 50 % gone"):
         assert f"| 64x128 | {row} |" in table
     assert "| 64x128 | 70 % |" in table
+    assert "| 64x128 | torch, dynamically quantised |" in table and "| 64x128 | our kernel |" in table
 
 
-def test_a_whole_model(tmp_path: Any) -> None:
+def test_a_whole_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Selector, "_timed", lambda *_: 2.0)
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
     to = tmp_path / "d.md"
     small = ["--hidden", "64", "--ffn", "128", "--blocks", "2", "--context", "8"]
     decode.main([*small, "--to", str(to)])
-    assert "| transformers, bf16 |" in to.read_text() and "| 8x2 blocks, 70 % gone |" in to.read_text()
+    assert (
+        "| transformers, bf16 |" in to.read_text()
+        and "| 8x2 blocks, 70 % gone, as loaded |" in to.read_text()
+    )
 
 
 def test_models_that_are_compared_are_the_same_model() -> None:

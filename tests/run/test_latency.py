@@ -320,7 +320,7 @@ def test_both_dense_baselines_are_shown(
     entries, told = [Entry("dense", Finalist(dense, {}))], []
     ledger = SimpleNamespace(event=lambda kind, text: told.append(text))
     assert set(measure_front(parts, ledger, entries, progress)) == {dense.key}  # type: ignore[arg-type]
-    assert len(told) == 1 and "Dense on transformers' own: prefill" in told[0] and "decode" in told[0]
+    assert len(told) == 1 and "Dense as transformers runs it: prefill" in told[0] and "decode" in told[0]
     told.clear()
     measure_front(with_latency(parts, kernels=False), ledger, entries, progress)  # type: ignore[arg-type]
     assert not told

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
+from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
     from autoprune.sublayers import SublayerSpace
+    from autoprune.supernet import Ladders
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 UNTIMED = "prefill and decode are those of language models, and this is a classifier"
@@ -203,10 +205,11 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
     correction = random_plans(space, CORRECTION_PLANS, SEED)
     known = {plan.key for plan in correction}
     held = [p for p in random_plans(space, held_out, SEED + 1) if p.key not in known]
+    ladders = parts.ladders.quick() if isinstance(parts.ladders, MaskedLadders) else None
     with progress.stage("measuring latencies") as step:
         return measure_table(
-            *(partial(as_exported, parts), parts.adapter.shape, parts.dense_plan(), options, workload(parts)),
-            *(SEED, step),
+            partial(as_exported, parts, ladders=ladders),
+            *(parts.adapter.shape, parts.dense_plan(), options, workload(parts), SEED, step),
             correction_plans=correction,
             held_out_plans=held,
             facts=facts(options),
@@ -286,9 +289,11 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
     return f"All models, dense too, run on the fastest linear maps here. Dense on transformers' own: {'; '.join(said)}."
 
 
-def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> Any:
+def as_exported(
+    parts: Parts, plan: Plan, progress: Progress | None = None, ladders: Ladders | None = None
+) -> Any:
     """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
-    model = parts.build(plan)
+    model = parts.build(plan, ladders)
     if model.device.type != "cpu" or not parts.cfg.latency.kernels:
         return model
     from autoprune.export.packed import pack_model

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
+from autoprune.objective import Split
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from autoprune.supernet import Ladders
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
-UNTIMED = "prefill and decode are those of language models, and this is a classifier"
 CORRECTION_PLANS = 12
 SEED = 0
 STOCK = "dense, as transformers runs it"
@@ -36,14 +36,17 @@ METHOD = 4  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
-    """What is timed, from the settings."""
+    """What is timed, from the settings; of a classifier an image's tokens, or sentences no longer than a window."""
     from autoprune.hardware.workload import Workload
 
-    latency = parts.cfg.latency
+    latency, shape = parts.cfg.latency, parts.adapter.shape
+    tokens = int(latency.prefill_tokens)
+    if shape.task != "text":
+        tokens = shape.tokens or min(tokens, int(parts.corpus.windows(Split.FITNESS).shape[-1]))
     try:
         return Workload(
             batch=int(latency.batch),
-            prefill_tokens=int(latency.prefill_tokens),
+            prefill_tokens=tokens,
             context=int(latency.context),
             decode_steps=int(latency.decode_steps),
             threads=int(parts.cfg.threads),
@@ -61,9 +64,6 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         return LatencyTable.load(stored)
     latency = parts.cfg.latency
     if latency.mode == "off":
-        return None
-    if parts.adapter.shape.task != "text":
-        progress.say(f"no predicted latencies: {UNTIMED}")
         return None
     if unknown := _unpriced(parts):
         progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
@@ -173,8 +173,6 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
     from autoprune.hardware.fingerprint import fingerprint
     from autoprune.kernels import native
 
-    if parts.adapter.shape.task != "text":
-        raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
     if unknown := _unpriced(parts):
         raise SettingError(f"the latency table does not know {', '.join(unknown)}; leave it out of space=[…]")
     work = workload(parts)
@@ -227,9 +225,6 @@ def measure_front(
 ) -> dict[str, Measured]:
     """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if parts.cfg.latency.mode == "off":
-        return {}
-    if parts.adapter.shape.task != "text":
-        ledger.event("note", text=f"The front was not timed: {UNTIMED}.")
         return {}
     if parts.cfg.latency.foreign:
         ledger.event("note", text=ELSEWHERE)

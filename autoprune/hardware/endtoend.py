@@ -14,7 +14,7 @@ from autoprune.hardware.workload import METRICS, Workload, sample_models
 
 @dataclass(frozen=True)
 class Measured:
-    """Milliseconds of a prefill and of a decoded token with 95 % intervals of the median.
+    """Milliseconds of a prefill and of a decoded token with 95 % intervals of the median; a classifier only reads.
 
     Ratios are to the reference model, paired round by round; None when no reference was named.
     """
@@ -22,9 +22,9 @@ class Measured:
     prefill_ms: float
     prefill_low: float
     prefill_high: float
-    decode_ms: float
-    decode_low: float
-    decode_high: float
+    decode_ms: float | None = None
+    decode_low: float | None = None
+    decode_high: float | None = None
     prefill_ratio: float | None = None
     prefill_ratio_low: float | None = None
     prefill_ratio_high: float | None = None
@@ -58,7 +58,7 @@ def measure_models(
 def summary(samples: Mapping[str, Samples], reference: Mapping[str, Samples] | None = None) -> Measured:
     """Medians, intervals and paired ratios of one model's samples."""
     values: dict[str, float] = {}
-    for metric in METRICS:
+    for metric in samples:
         low, high = samples[metric].interval
         values |= {f"{metric}_ms": 1000 * samples[metric].median}
         values |= {f"{metric}_low": 1000 * low, f"{metric}_high": 1000 * high}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 from autoprune.errors import SettingError, SpaceError
 from autoprune.hardware.fingerprint import Value, differing
 from autoprune.hardware.fitting import HeldOut
-from autoprune.hardware.terms import SIZES, WHOLE, Flow, Part, Term, terms_of
-from autoprune.hardware.workload import METRICS, Workload
+from autoprune.hardware.terms import SIZES, WHOLE, Flow, Part, Term, drops_tokens, flows, terms_of
+from autoprune.hardware.workload import METRICS, Workload, metrics_of
 from autoprune.patterns import pattern_of
 from autoprune.shape import Shape
-from autoprune.space import Kind, Scalar, SublayerPlan, is_mask
+from autoprune.space import Kind, Plan, Scalar, SublayerPlan, is_mask
 
 UNCORRECTED: Mapping[str, tuple[float, float]] = dict.fromkeys(METRICS, (0.0, 1.0))
 _SCHEMA = 3
@@ -62,10 +62,30 @@ class LatencyTable:
     dense_wall_ms: Mapping[str, float] = field(default_factory=dict)  # the same by the clock on the wall
     rounds: int = 0  # in which the sentinel was quiet and every model was left in peace at least once
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it prices."""
+        return metrics_of(str(self.shape.get("task", "text")))
+
     @cached_property
     def base(self) -> Mapping[str, float]:
         """Embedding, final norm, head and the model's own overhead, corrected."""
-        return {m: a + b * self.base_ms[m] for m, (a, b) in self.correction.items()}
+        return {m: self.correction[m][0] + self.correction[m][1] * self.base_ms[m] for m in self.metrics}
+
+    def coupled(self, settings: Collection[str]) -> Collection[str]:
+        """What depends on the tokens that earlier blocks left over."""
+        return self.metrics if drops_tokens(settings) else ()
+
+    def plan(self, plan: Plan) -> dict[str, float]:
+        """Corrected milliseconds of a plan that drops tokens on the way."""
+        total = dict(self.base)
+        tokens = self.workload.prefill_tokens
+        for sublayer, flow in zip(
+            plan.sublayers, flows(plan, tokens, int(self.shape["specials"])), strict=True
+        ):
+            for metric, ms in self._raw(sublayer, flow).items():
+                total[metric] += self.correction[metric][1] * ms
+        return total
 
     def sublayer(self, block: int, plan: SublayerPlan) -> Mapping[str, float]:
         """Corrected milliseconds of one sublayer, interpolated between measured options; 0 when it is gone.
@@ -73,16 +93,16 @@ class LatencyTable:
         Raises SettingError outside the measured options, SpaceError for a setting the table does not price.
         """
         priced = self._raw(plan, WHOLE)
-        return {m: b * priced[m] for m, (_, b) in self.correction.items()}
+        return {m: self.correction[m][1] * priced[m] for m in self.metrics}
 
     def _raw(self, plan: SublayerPlan, flow: Flow) -> dict[str, float]:
         """Milliseconds before the correction."""
         names = [name for name, _ in plan.settings]
         if unknown := [n for n in names if n not in self._priced and n not in self.settled]:
             raise SpaceError(f"the latency table does not price {unknown[0]} of {dict(plan.settings)}")
-        total = dict.fromkeys(METRICS, 0.0)
+        total = dict.fromkeys(self.metrics, 0.0)
         for term, rows in () if plan.gone else self._terms[plan.kind]:
-            for metric in METRICS:
+            for metric in self.metrics:
                 amounts = term.amounts(plan, metric, flow)
                 total[metric] += sum(a * e.ms[metric] for a, e in zip(amounts, rows, strict=True))
         return total
@@ -122,7 +142,7 @@ class LatencyTable:
             data["workload"] = Workload(**data["workload"])
             for name in ("shape", "options"):  # JSON has no tuples
                 data[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in data[name].items()}
-            pairs = {metric: data["correction"][metric] for metric in METRICS}
+            pairs = {m: data["correction"][m] for m in metrics_of(str(data["shape"].get("task", "text")))}
             data["correction"] = {metric: (float(a), float(b)) for metric, (a, b) in pairs.items()}
             data["error"] = {metric: HeldOut(**held) for metric, held in data["error"].items()}
             table = LatencyTable(**data)
@@ -188,9 +208,9 @@ def _check(table: LatencyTable) -> None:
     if [(p.kind, p.name, p.option) for p in parts] != [(e.kind, e.name, e.option) for e in table.entries]:
         raise ValueError
     for times in (table.base_ms, *(e.ms for e in table.entries)):
-        if not all(abs(float(times[m])) < float("inf") for m in METRICS):
+        if not all(abs(float(times[m])) < float("inf") for m in table.metrics):
             raise ValueError
-    for metric in METRICS:
+    for metric in table.metrics:
         before = 0.0
         for part, entry in zip(parts, table.entries, strict=True):
             low = before if part.after else float("-inf") if part.signed else 0.0

@@ -12,8 +12,8 @@ import numpy as np
 from autoprune.errors import SettingError
 from autoprune.kv_policy import FULL, GENES, held_values, policy_of
 from autoprune.patterns import pattern_of
-from autoprune.shape import Shape, full_plan, matrices
-from autoprune.space import KINDS, Kind, SublayerPlan, is_mask
+from autoprune.shape import Shape, full_plan, kept_count, matrices
+from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, is_mask, token_keep
 
 Options = Mapping[str, Sequence[int]]
 Flow = tuple[float, float]  # tokens that enter a sublayer, and that it hands on, as shares of the prompt
@@ -103,7 +103,7 @@ class Masks:
             if option < full:
                 share = own[name][0] * own[name][1] / (dense[name][0] * dense[name][1])
                 label = f"{name}.{self.pattern}"
-                total += share * np.array(_between((*self.options, full), option, label))
+                total += flow[0] * share * np.array(_between((*self.options, full), option, label))
                 masked += 1
         return [*([float(masked)] if self.overhead else []), *total[:-1].tolist()]
 
@@ -166,6 +166,45 @@ class Experts:
         return [1.0, count / s.experts, hit, hit * width, active, active * width]
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """What a sublayer costs however few tokens it reads, and an attention for pairs of them and for ranking them."""
+
+    shape: Shape
+    kind: Kind
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of the attention five, of the FFN one."""
+        more = ("scores", "ranking", "ranking tokens", "ranking pairs") if self.kind == "attention" else ()
+        return tuple(Part(self.kind, f"tokens {name}") for name in ("fixed", *more))
+
+    def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
+        """By the share of the tokens that enters; nothing for ranking where all are handed on."""
+        if self.kind == "ffn":
+            return [1.0]
+        groups = int(plan.get("kv_groups")) / self.shape.kv_groups
+        ranked = float(token_keep(plan) is not None)
+        share = flow[0]
+        return [1.0, groups * share**2, ranked, ranked * share, ranked * groups * share**2]
+
+
+def flows(plan: Plan, tokens: int, specials: int) -> list[Flow]:
+    """What share of so many tokens enters and leaves every sublayer."""
+    found, now = list[Flow](), tokens
+    for sublayer in plan.sublayers:
+        keep = token_keep(sublayer)
+        left = now if keep is None else kept_count(now, keep[1], specials)
+        found.append((now / tokens, left / tokens))
+        now = left
+    return found
+
+
+def drops_tokens(settings: Collection[str]) -> bool:
+    """Whether plans with such settings hand on fewer tokens: what a sublayer costs is known of whole plans only."""
+    return any(name.startswith(KEEP) for name in settings)
+
+
 def hits(experts: int, used: int, tokens: int) -> float:
     """Expected number of different experts that so many tokens are sent to."""
     return experts * (1 - (1 - used / experts) ** tokens)
@@ -177,13 +216,16 @@ def terms_of(shape: Shape, tokens: Mapping[str, int], context: int, options: Opt
     if GENES & set(options):
         found.append(CutCache(shape, context))
     found.append(Experts(shape, tokens) if shape.experts else Sizes("ffn", _nonzero(options["width"])))
+    if drops_tokens(options):
+        found += [Tokens(shape, kind) for kind in KINDS]
     return (*found, *_masks(shape, options))
 
 
 def unpriced(settings: Collection[str], shape: Shape) -> list[str]:
     """Plan settings that no term knows."""
     known = {*SIZES.values(), *GENES, *(EXPERTS if shape.experts else ())}
-    return sorted(n for n in settings if n not in known and not is_mask(n))
+    passed = [n for n in settings if shape.task != "text" and n.startswith(KEEP)]
+    return sorted(n for n in settings if n not in (*known, *passed) and not is_mask(n))
 
 
 def _masks(shape: Shape, options: Options) -> list[Masks]:

@@ -1,4 +1,4 @@
-"""What is timed: one prefill and a few decoding steps of a causal language model."""
+"""What is timed: one prefill and a few decoding steps of a causal language model, one forward of a classifier."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from autoprune.errors import SettingError
 from autoprune.hardware.timing import Progress, Samples, interleaved, torch_threads
 
 METRICS = ("prefill", "decode")
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """What is timed of a model: a classifier only reads."""
+    return METRICS if task == "text" else METRICS[:1]
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,33 @@ class Decode:
         self.done += 1
 
 
-def prefill(model: PreTrainedModel, workload: Workload) -> Prefill:
+class Classify:
+    """One forward of a classifier: of [batch, prefill_tokens] ids without padding, or of as many images."""
+
+    def __init__(self, model: PreTrainedModel, workload: Workload) -> None:
+        self.model = model
+        if model.main_input_name == "pixel_values":
+            config: Any = model.config
+            shape = (workload.batch, config.num_channels, config.image_size, config.image_size)
+            pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            self.given = {"pixel_values": pixels.to(model.device, model.dtype)}
+        else:
+            _check_length(model, "prefill_tokens", workload.prefill_tokens)
+            ids = _ids(model, workload.batch, workload.prefill_tokens)
+            self.given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def __call__(self) -> None:
+        """Run it once."""
+        with torch.inference_mode():
+            self.model(**self.given)
+
+
+Timed = Prefill | Decode | Classify
+
+
+def prefill(model: PreTrainedModel, workload: Workload) -> Prefill | Classify:
     """The prefill of a model as a callable."""
-    return Prefill(model, workload)
+    return Prefill(model, workload) if model.can_generate() else Classify(model, workload)
 
 
 def decode(model: PreTrainedModel, workload: Workload) -> Decode:
@@ -111,11 +140,13 @@ def sample_models(
     The models are switched to evaluation mode. All of them are in memory at once, on one device.
     """
     device = _one_device(models)
-    calls: dict[tuple[str, str], Prefill | Decode] = {}
+    calls: dict[tuple[str, str], Timed] = {}
     with torch_threads(workload.threads):
         for name, model in models.items():
             model.train(False)
-            calls[name, "prefill"], calls[name, "decode"] = prefill(model, workload), decode(model, workload)
+            calls[name, "prefill"] = prefill(model, workload)
+            if model.can_generate():
+                calls[name, "decode"] = decode(model, workload)
     keys = {f"{metric} of {name}": (name, metric) for name, metric in calls}
     items = {key: calls[pair] for key, pair in keys.items()}
     rounds, threads = workload.rounds, workload.threads

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.merging import MergedSpace
+from autoprune.objective import Split
+from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run import elsewhere
 from autoprune.run.finals import Entry
 from autoprune.run.parts import Parts
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
     from autoprune.sublayers import SublayerSpace
+    from autoprune.supernet import Ladders
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
-UNTIMED = "prefill and decode are those of language models, and this is a classifier"
 CORRECTION_PLANS = 12
 SEED = 0
 STOCK = "dense, as transformers runs it"
@@ -35,14 +37,17 @@ METHOD = 5  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
-    """What is timed, from the settings."""
+    """What is timed, from the settings; of a classifier an image's tokens, or sentences no longer than a window."""
     from autoprune.hardware.workload import Workload
 
-    latency = parts.cfg.latency
+    latency, shape = parts.cfg.latency, parts.adapter.shape
+    tokens = int(latency.prefill_tokens)
+    if shape.task != "text":
+        tokens = shape.tokens or min(tokens, int(parts.corpus.windows(Split.FITNESS).shape[-1]))
     try:
         return Workload(
             batch=int(latency.batch),
-            prefill_tokens=int(latency.prefill_tokens),
+            prefill_tokens=tokens,
             context=int(latency.context),
             decode_steps=int(latency.decode_steps),
             threads=int(parts.cfg.threads),
@@ -60,9 +65,6 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         return LatencyTable.load(stored)
     latency = parts.cfg.latency
     if latency.mode == "off":
-        return None
-    if parts.adapter.shape.task != "text":
-        progress.say(f"no predicted latencies: {UNTIMED}")
         return None
     if unknown := _unpriced(parts):
         progress.say(f"no predicted latencies: the latency table does not know {', '.join(unknown)}")
@@ -171,8 +173,6 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
     """The folder of this model's table for this machine, measured first when it is missing."""
     from autoprune.hardware.fingerprint import fingerprint
 
-    if parts.adapter.shape.task != "text":
-        raise SettingError(f"model={parts.cfg.model} cannot be profiled: {UNTIMED}")
     if unknown := _unpriced(parts):
         raise SettingError(f"the latency table does not know {', '.join(unknown)}; leave it out of space=[…]")
     work = workload(parts)
@@ -202,10 +202,11 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
     correction = random_plans(space, CORRECTION_PLANS, SEED)
     known = {plan.key for plan in correction}
     held = [p for p in random_plans(space, held_out, SEED + 1) if p.key not in known]
+    ladders = parts.ladders.quick() if isinstance(parts.ladders, MaskedLadders) else None
     with progress.stage("measuring latencies") as step:
         return measure_table(
-            *(partial(as_exported, parts), parts.adapter.shape, parts.dense_plan(), options, workload(parts)),
-            *(SEED, step),
+            partial(as_exported, parts, ladders=ladders),
+            *(parts.adapter.shape, parts.dense_plan(), options, workload(parts), SEED, step),
             correction_plans=correction,
             held_out_plans=held,
             facts=facts(parts),
@@ -223,9 +224,6 @@ def measure_front(
 ) -> dict[str, Measured]:
     """Times by plan key; none, and a note in the report, when the machine is too busy to measure on."""
     if parts.cfg.latency.mode == "off":
-        return {}
-    if parts.adapter.shape.task != "text":
-        ledger.event("note", text=f"The front was not timed: {UNTIMED}.")
         return {}
     if parts.cfg.latency.foreign:
         ledger.event("note", text=ELSEWHERE)
@@ -294,9 +292,11 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
     return f"All models, dense too, run on what is fastest here. Dense as transformers runs it: {'; '.join(said)}."
 
 
-def as_exported(parts: Parts, plan: Plan, progress: Progress | None = None) -> Any:
+def as_exported(
+    parts: Parts, plan: Plan, progress: Progress | None = None, ladders: Ladders | None = None
+) -> Any:
     """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
-    model = parts.build(plan)
+    model = parts.build(plan, ladders)
     if model.device.type != "cpu" or not parts.cfg.latency.kernels:
         return model
     from autoprune.export.packed import pack_model

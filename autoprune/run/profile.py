@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.hardware.table import LatencyTable
-from autoprune.hardware.workload import METRICS
 from autoprune.run.latency import cached_table, checked_table, copy_table
 from autoprune.run.parts import open_parts
 
@@ -31,8 +30,8 @@ def describe(table: LatencyTable) -> str:
     wide = max(24, *(len(entry.text) + 2 for entry in table.entries))
     rows = [("everything else", table.base_ms), *((entry.text, entry.ms) for entry in table.entries)]
     rows += [("dense, measured", table.dense_ms), ("dense, wall clock", table.dense_wall_ms)]
-    lines = [f"{'part':<{wide}}{'prefill ms':>12}{'decode ms':>12}"]
-    lines += [f"{name:<{wide}}" + _cells([ms[m] for m in METRICS]) for name, ms in rows if ms]
+    lines = [f"{'part':<{wide}}" + "".join(f"{f'{m} ms':>12}" for m in table.metrics)]
+    lines += [f"{name:<{wide}}" + _cells([ms[m] for m in table.metrics]) for name, ms in rows if ms]
     work = table.workload
     lines.append(
         f"batch {work.batch}, prefill of {work.prefill_tokens} tokens, decode from {work.context}, {table.dtype}, "

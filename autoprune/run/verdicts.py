@@ -21,6 +21,7 @@ from autoprune.run.keeping import (
     ABOVE,
     BELOW,
     KEPT,
+    LATENCIES,
     Correction,
     KeptDriver,
     Timed,
@@ -132,7 +133,7 @@ def _finalists(
 
 def _timed(found: Finalist, candidate: Candidate, quality: float, times: Measured) -> Timed:
     ratio, ms = {}, {}
-    for m in ("prefill", "decode"):
+    for m in (m for m in LATENCIES if getattr(times, f"{m}_ratio") is not None):
         ratio[m] = [float(getattr(times, f"{m}_ratio{end}")) for end in ("", "_low", "_high")]
         ms[m] = [float(getattr(times, f"{m}{end}")) for end in ("_ms", "_low", "_high")]
     costs = {m: float(found.costs[m]) for m in ratio}

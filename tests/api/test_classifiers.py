@@ -56,7 +56,8 @@ def test_a_search_ends_with_a_front_and_a_checkpoint(
         "recall_lowest_test",
     ]
     assert len(found) and found[columns].notna().all(axis=None)
-    assert found["kv_ratio"].isna().all() and found["prefill_ms"].isna().all()
+    assert found["kv_ratio"].isna().all() and found["decode_ms"].isna().all()
+    assert found[["prefill_ms", "prefill_ratio"]].notna().all(axis=None)
     assert abs(dense["kl_test"]) < 1e-5 and 0 < dense["accuracy_test"] < 1
     (best,) = {p.parent for p in (front.folder / "best").rglob("model.safetensors")}
     assert type(autoprune.load(best)).__name__.endswith("Classification")
@@ -90,6 +91,15 @@ def test_a_text_has_no_labels(given: Any, tmp_path: Path) -> None:
         given.search(tmp_path / "run", "evaluator=[divergence,classification]", tokens=6000)
 
 
-def test_a_classifier_is_not_profiled(images: tuple[Path, Path]) -> None:
-    with pytest.raises(SettingError, match="cannot be profiled: prefill and decode are those of language"):
-        autoprune.api.profile(images[0], settings=[f"data={images[1]}"])
+def test_decode_is_no_cost_of_a_classifier(given: Any, images: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="constraints.decode is not a cost of this run"):
+        setting = "constraints={decode: 0.5x}"
+        given.search(
+            tmp_path / "run",
+            CALIBRATION,
+            setting,
+            "latency.mode=off",
+            model=images[0],
+            data=images[1],
+            tokens=6000,
+        )

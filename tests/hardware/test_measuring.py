@@ -17,9 +17,9 @@ from autoprune.hardware.designs import probes, profiled, random_plans
 from autoprune.hardware.fingerprint import fingerprint
 from autoprune.hardware.measuring import measure_table
 from autoprune.hardware.table import LatencyTable
-from autoprune.hardware.terms import hits
+from autoprune.hardware.terms import flows, hits
 from autoprune.hardware.timing import Samples
-from autoprune.hardware.workload import Decode, Workload
+from autoprune.hardware.workload import Decode, Workload, metrics_of
 from autoprune.shape import Shape, full_plan
 from autoprune.space import Plan, SublayerPlan, plan_cost
 from autoprune.sublayers import SublayerSpace
@@ -30,7 +30,7 @@ OPTIONS = {"kv_groups": (0, 1, 2), "width": (0, 8, 32)}
 
 def space_of(shape: Shape, options: Mapping[str, Any] = OPTIONS, **settings: Any) -> SublayerSpace:
     """All these options in every block, `settings` of attention or FFN besides."""
-    own = {"attention": ("kv_", "q.", "o."), "ffn": ("experts", "width", "up.", "down.")}
+    own = {"attention": ("kv_", "keep_", "q.", "o."), "ffn": ("experts", "width", "up.", "down.")}
     sublayers = [
         SublayerPlan.of(
             s.kind, **dict(s.settings), **{n: v for n, v in settings.items() if n.startswith(own[s.kind])}
@@ -47,7 +47,7 @@ def imagined(monkeypatch: pytest.MonkeyPatch) -> Any:
     def measure(shape: Shape, space: SublayerSpace, seconds: Any, options: Any, **named: Any) -> LatencyTable:
         def fake(models: Any, *_: Any) -> Any:
             return {
-                n: {m: Samples((seconds(model.plan, m),) * 4) for m in ("prefill", "decode")}
+                n: {m: Samples((seconds(model.plan, m),) * 4) for m in metrics_of(shape.task)}
                 for n, model in models.items()
             }
 
@@ -222,6 +222,30 @@ def test_a_cut_cache_is_priced_by_what_it_holds(shape: Shape, imagined: Any) -> 
     assert found.settled == {"kv_full": 8, "kv_sink": 1}
     for plan in random_plans(space, 12, seed=5):
         assert plan_cost(plan, found)["decode"] == pytest.approx(1000 * seconds(plan, "decode"), rel=5e-3)
+
+
+def test_fewer_tokens_are_priced_as_whole_plans(shape: Shape, imagined: Any) -> None:
+    bert = replace(shape, blocks=6, task="sentences", specials=1)
+    options = {"kv_groups": (2,), "width": (0, 8, 32), "keep_attention": (30, 60, 100)}
+    space = space_of(bert, options, keep_attention=100)
+
+    def seconds(plan: Plan, metric: str) -> float:
+        total = 1.0
+        for sublayer, (came, left) in zip(plan.sublayers, flows(plan, WORK.prefill_tokens, 1), strict=True):
+            if sublayer.kind == "attention" and not sublayer.gone:
+                groups = int(sublayer.get("kv_groups"))
+                total += 0.1 + groups * (came + 0.5 * came**2) + (0.2 if left < came else 0.0)
+            elif not sublayer.gone:
+                total += 0.1 + 0.1 * came * int(sublayer.get("width"))
+        return total / 1000
+
+    found = imagined(bert, space, seconds, options)
+    assert found.metrics == ("prefill",) and found.coupled(options) == ("prefill",)
+    assert found.coupled({"kv_groups": 1}) == ()
+    for plan in random_plans(space, 12, seed=5):
+        assert plan_cost(plan, found) == {"prefill": pytest.approx(1000 * seconds(plan, "prefill"), rel=0.02)}
+    assert LatencyTable.from_json(found.to_json()) == found
+    assert flows(Plan.of([(1, 8)]), 8, 1) == [(1.0, 1.0), (1.0, 1.0)]
 
 
 def test_random_plans_go_from_small_to_large_with_sublayers_gone(shape: Shape) -> None:

@@ -22,6 +22,10 @@ class Spy:
     def __init__(self, model: Any) -> None:
         self.model, self.config, self.device, self.seen = model, model.config, model.device, []
 
+    def can_generate(self) -> bool:
+        """It is a language model."""
+        return True
+
     def __call__(self, **given: Any) -> Any:
         assert torch.is_inference_mode_enabled()
         answer = self.model(**given)

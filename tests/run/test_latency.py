@@ -71,7 +71,7 @@ def parts(folder: Path) -> Any:
     model = tiny.llama(blocks=1)
     adapter = LlamaAdapter(model)
 
-    def build(plan: Plan) -> Any:
+    def build(plan: Plan, ladders: None = None) -> Any:
         def weights(block: int, sublayer: Any) -> Any:
             count = int(sublayer.get(adapter.unit_setting(sublayer.kind)))
             return adapter.units(sublayer.kind).prefix(adapter.weights(block, sublayer.kind), count)
@@ -83,6 +83,7 @@ def parts(folder: Path) -> Any:
         cache=Cache(folder / "cache"),
         loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
         adapter=adapter,
+        ladders=None,
         options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),
         space=lambda _: join([Structured(ffn_options=2)], adapter.shape, []),
         dense_plan=lambda: full_plan(adapter.shape),

@@ -33,6 +33,7 @@ BENCHMARKS = (
     "scale",
     "prefill",
     "divergence",
+    "hidden",
 )  # modules of this package with a `main(args)`
 
 

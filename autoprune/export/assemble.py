@@ -97,7 +97,12 @@ def build(
     with torch.device("meta"):
         small: Any = family(config)
     state = {name: _copied(t, dtype, dense.device) for name, t in _kept(adapter, plan, weights)}
-    small.load_state_dict(state, strict=True, assign=True)
+    return filled(small, state, dense)
+
+
+def filled(small: Any, state: Mapping[str, Tensor], dense: Any) -> PreTrainedModel:
+    """A model made on no device, with these parameters and the dense model's buffers, in eval mode."""
+    small.load_state_dict(dict(state), strict=True, assign=True)
     small.tie_weights()
     # not in the state: rotary frequencies and scales, in the dtype they are in, as they were before any long text
     buffers: dict[str, Tensor] = dict(dense.named_buffers())

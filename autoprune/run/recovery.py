@@ -120,7 +120,7 @@ def setting_of(parts: Parts, settings: Distill) -> Setting:
     """What a run's recoveries share; raises DataError when its train split is too short."""
     evaluators = parts.evaluation(parts.evaluators).evaluators
     prompt = getattr(parts.adapter, "prompt_len", None)
-    return make_setting(parts.cfg, parts.loaded, parts, evaluators, settings, prompt)
+    return make_setting(parts.cfg, parts.teacher, parts, evaluators, settings, prompt)
 
 
 def make_setting(

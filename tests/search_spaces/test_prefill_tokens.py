@@ -14,7 +14,7 @@ from autoprune.objective import Constraint, parse_constraint
 from autoprune.run.finals import uniform_entries
 from autoprune.shape import AnalyticCosts, kept_count
 from autoprune.space import KINDS, Candidate, Plan, plan_cost, token_keep
-from autoprune.sublayers import SublayerSpace, join
+from autoprune.sublayers import SpacePart, SublayerSpace, join
 from search_spaces.prefill_tokens import SETTING, PrefillTokens
 from search_spaces.structured import Structured
 from tests.tabular import SHAPE
@@ -24,8 +24,10 @@ COSTS = AnalyticCosts(SHAPE, 64)
 
 def space(structured: bool = False) -> SublayerSpace:
     """Of SHAPE."""
-    parts = [Structured(), PrefillTokens()] if structured else [PrefillTokens()]
-    return join(parts, SHAPE, [COSTS])  # type: ignore[arg-type]
+    parts: list[SpacePart] = [Structured(), PrefillTokens()] if structured else [PrefillTokens()]
+    found = join(parts, SHAPE, [COSTS])
+    assert isinstance(found, SublayerSpace)
+    return found
 
 
 def candidates(found: SublayerSpace, count: int = 20) -> list[Candidate]:

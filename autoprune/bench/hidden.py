@@ -66,7 +66,7 @@ def _opened(options: argparse.Namespace, share: str | None, ladders: bool = True
     """Without `ladders` they are only there: nothing is cut by them."""
     settings = [f"model={options.model}", f"data={options.data}", "quiet=true", "latency.mode=off"]
     settings += [f"calibration.tokens={options.tokens}", *([] if share is None else [f"hidden={share}"])]
-    settings += [] if ladders else ["calibration.ladder=nested", "calibration.criterion=wanda"]
+    settings += [] if ladders else ["calibration.ladder=nested", "calibration.criterion=magnitude"]
     return open_parts(compose(settings), Progress(quiet=True))
 
 

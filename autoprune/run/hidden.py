@@ -83,7 +83,9 @@ def narrowed(
     from autoprune.run.calibration import calibration_windows
 
     if cfg.stream != "off":
-        raise SettingError(f"hidden={cfg.hidden} makes a model in memory; it does not go with stream={cfg.stream}")
+        raise SettingError(
+            f"hidden={cfg.hidden} makes a model in memory; it does not go with stream={cfg.stream}"
+        )
     loaded, adapter = given.loaded, given.adapter
     width, windows = hidden_width(cfg.hidden, adapter.shape), calibration_windows(cfg, corpus)
     inputs = [loaded.digest, corpus.digest, windows.shape, int(cfg.calibration.seed), int(cfg.sequences)]

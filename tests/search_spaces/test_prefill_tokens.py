@@ -11,7 +11,7 @@ import pytest
 from autoprune.errors import InfeasibleError, SettingError
 from autoprune.kv_policy import caches_less, decodes_otherwise
 from autoprune.objective import Constraint, parse_constraint
-from autoprune.run.finals import uniform_entries
+from autoprune.run.finals import baseline_entries
 from autoprune.shape import AnalyticCosts, kept_count
 from autoprune.space import KINDS, Candidate, Plan, plan_cost, token_keep
 from autoprune.sublayers import SpacePart, SublayerSpace, join
@@ -105,7 +105,7 @@ def test_an_attention_that_is_gone_drops_nothing() -> None:
 
 
 def test_uniform_plans_are_of_flops() -> None:
-    for finalist in uniform_entries(space(), [0.7])[0.7]:
+    for finalist in baseline_entries(space(), ["uniform"], [0.7])["uniform@0.7"]:
         assert 0.6 < finalist.costs["flops"] / space().cost(space().dense)["flops"] <= 0.7
 
 

@@ -68,7 +68,7 @@ def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:
     if isinstance(outcome, Failure):
         raise UnsupportedModelError(f"model={parts.loaded.name} fails on its own: {outcome.reason}")
     kl, shape = outcome.metrics.get("kl", 0.0), parts.adapter.shape
-    if parts.given is not None and shape.hidden < parts.given.adapter.shape.hidden:
+    if parts.given is not None and parts.given.wider(shape):
         return seconds / fidelity.count
     if not abs(kl) <= KL_DENSE:
         raise MeasurementError(

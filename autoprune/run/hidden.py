@@ -30,6 +30,10 @@ class Given:
     loaded: Loaded
     adapter: Adapter
 
+    def wider(self, shape: Shape) -> bool:
+        """Whether something was cut."""
+        return self.adapter.shape.hidden > shape.hidden
+
     def costs(self, tokens: int) -> dict[str, float]:
         """Its analytic costs, dense."""
         shape = self.adapter.shape

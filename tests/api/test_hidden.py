@@ -51,13 +51,21 @@ def test_the_whole_width_has_no_kl(given: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
-    [("hidden=1.5x", "hidden=1.5x must be a share of the hidden size"), ("hidden=30", "or a multiple of 4")],
+    ("settings", "said"),
+    [
+        (("hidden=1.5x",), "hidden=1.5x must be a share of the hidden size"),
+        (("hidden=30",), "or a multiple of 4"),
+        (("hidden=0.75x", "recovery=distill"), "recovery.hidden=16 compares hidden states"),
+        (
+            ("hidden=0.75x", "stream=disk"),
+            "hidden=0.75x makes a model in memory; it does not go with stream=disk",
+        ),
+    ],
 )
 def test_mistakes_are_one_line(
-    given: Any, tmp_path: Path, setting: str, said: str, capsys: pytest.CaptureFixture[str]
+    given: Any, tmp_path: Path, settings: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(given.line(tmp_path / "run", setting)) == 2
+    assert main(given.line(tmp_path / "run", *settings)) == 2
     told = capsys.readouterr().err.strip()
     assert said in told and "\n" not in told
 

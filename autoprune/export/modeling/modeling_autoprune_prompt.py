@@ -52,16 +52,26 @@ class PromptLayer(CutLayer):
         self.looks: Any = None  # [B, n]: how much the newest token looks at each prompt token in sight
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Attention's output [B, heads, m, head_dim] of the running tokens."""
-        now: Running = self.now
-        if now.reading:
-            self.dtype, self.device, self.is_initialized, self.seen = key.dtype, key.device, True, now.prompt
-            self.keys, self.values = (_placed(x, now) for x in (key, value))
-            self._rank(softmax(products(query[:, :, -1:], key) * scaling, self._sight(now)[..., -1:, :]))
+        """Attention's output [B, heads, m, head_dim] of the running tokens, which are one step."""
+        if self.now.reading:
+            self.dtype, self.device, self.is_initialized = key.dtype, key.device, True
+            self.seen = self.now.prompt
+            self.begin(query, key, value, scaling)
             return self._read(query, key, value, scaling)
         if self.record_past:
             self.past.append(self._state())
         self.seen += 1
+        return self.step(query, key, value, scaling)
+
+    def begin(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        """Keep what a prompt has left of itself here."""
+        self.keys, self.values = (_placed(x, self.now) for x in (key, value))
+        scores = products(query[:, :, -1:], key) * scaling
+        self._rank(softmax(scores, self._sight(self.now)[..., -1:, :]))
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """The newest token, and tokens that come back."""
+        now: Running = self.now
         self.keys, self.values = _joined(self.keys, key, now), _joined(self.values, value, now)
         columns = self._columns(now)
         keys, values = (

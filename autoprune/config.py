@@ -83,6 +83,7 @@ class Config:
     prompt_len: int | None = (
         None  # of them a prompt, read at once and not scored; null: none, or half with a KV cache
     )
+    hidden: str | None = None  # width of the residual stream: a share, as 0.9x, or a number; null: as it is
     sequences: int = (
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )

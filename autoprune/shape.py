@@ -14,6 +14,7 @@ from autoprune.space import KEEP, Plan, SublayerPlan, token_keep
 PAGERANK_STEPS = 5
 Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
 
+GROUP_HEADS = "group_heads"  # the plan setting that says how many query heads each KV group keeps
 EXPERT_MULTIPLE = 8  # of an expert's width: grouped products want rows of whole 16 bytes, in bfloat16 too
 
 
@@ -146,7 +147,7 @@ class AnalyticCosts:
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
         groups = int(plan.get("kv_groups"))
-        queries, keys = groups * s.heads_per_group * s.head_dim, groups * s.head_dim
+        queries, keys = groups * group_heads(s, plan) * s.head_dim, groups * s.head_dim
         weights = 2 * s.hidden * (queries + keys)
         biases = queries + 2 * keys if s.attention_bias else 0
         biases += s.hidden if (s.attention_bias if s.output_bias is None else s.output_bias) else 0
@@ -193,7 +194,7 @@ def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; experts have none."""
     if plan.kind == "attention":
         groups = int(plan.get("kv_groups"))
-        queries, keys = groups * shape.heads_per_group * shape.head_dim, groups * shape.head_dim
+        queries, keys = groups * group_heads(shape, plan) * shape.head_dim, groups * shape.head_dim
         inward, inner = {"q": queries, "k": keys, "v": keys}, ("o", queries)
     elif shape.experts:
         return {}
@@ -203,6 +204,11 @@ def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
         inward["up"] = width
     found = {name: (rows, shape.hidden) for name, rows in inward.items()}
     return {**found, inner[0]: (shape.hidden, inner[1])}
+
+
+def group_heads(shape: Shape, plan: SublayerPlan) -> int:
+    """Query heads that each KV group of an attention keeps."""
+    return int(plan.get(GROUP_HEADS, shape.heads_per_group))
 
 
 def kept_count(tokens: int, percent: int, specials: int) -> int:
@@ -241,5 +247,5 @@ def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
             window = shape.windows[at // 2] if shape.windows else None
             cached = context if window is None else min(context, window - 1)
             held = held_values(sublayer, shape.head_dim, cached)
-            total += 2.0 * shape.heads_per_group * held  # `costs` has the token's own
+            total += 2.0 * group_heads(shape, sublayer) * held  # `costs` has the token's own
     return total

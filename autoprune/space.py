@@ -325,6 +325,11 @@ class OptionSpace(Space, Protocol):
         """
 
 
+def dense_costs(space: Space) -> Mapping[str, float]:
+    """What ratios are to: the costs of the dense candidate, or those of a larger model that the space refers to."""
+    return {**space.cost(space.dense), **getattr(space, "reference", {})}
+
+
 def plan_cost(plan: Plan, model: CostModel) -> dict[str, float]:
     """All costs of a plan: base plus its sublayers, summed in depth order, or what the model says of the whole."""
     total = dict(model.base)

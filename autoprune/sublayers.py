@@ -25,6 +25,7 @@ from autoprune.space import (
     PlanCosts,
     Scalar,
     SublayerPlan,
+    dense_costs,
     digest,
 )
 from autoprune.stepwise import StepWalk
@@ -105,6 +106,9 @@ class SublayerSpace:
     genes: tuple[Gene, ...]
     full: Plan
     costs: tuple[CostModel, ...]
+    reference: Mapping[str, float] = field(
+        default_factory=dict
+    )  # costs that ratios are to, where not those of `dense`
     _decoded: dict[tuple[int, Choice], SublayerPlan] = field(default_factory=dict, init=False, repr=False)
     _prices: dict[tuple[int, Choice], Mapping[str, float]] = field(
         default_factory=dict, init=False, repr=False
@@ -290,8 +294,8 @@ class SublayerSpace:
 
     @cached_property
     def _ends(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """Costs of the smallest candidate and of the dense one."""
-        return self.cost(Candidate((0,) * len(self.genes))), self.cost(self.dense)
+        """Costs of the smallest candidate, and those that ratios are to."""
+        return self.cost(Candidate((0,) * len(self.genes))), dense_costs(self)
 
     def repair(
         self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator

@@ -8,7 +8,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 
 from autoprune.objective import Constraint
-from autoprune.space import Candidate, OptionGene, Space
+from autoprune.space import Candidate, OptionGene, Space, dense_costs
 
 COMBINATIONS = 4096  # of options between the kinds of sites
 SPLITS = 3  # how many divisions between the kinds of sites are tried
@@ -23,7 +23,7 @@ def uniform_candidates(
     option a site. The best of them on the selection split is `uniform@ratio`. Empty when nothing uniform fits.
     `changes` says of which settings: the others stay as they are in the dense model.
     """
-    limit = Constraint(metric, ratio * space.cost(space.dense)[metric])
+    limit = Constraint(metric, ratio * dense_costs(space)[metric])
     groups = [g for g in _groups(space) if changes(space.genes[g[0]].setting)]
     if not groups:
         return []

@@ -35,6 +35,7 @@ BENCHMARKS = (
     "divergence",
     "tasks",
     "streaming",
+    "hidden",
 )  # modules of this package with a `main(args)`
 
 

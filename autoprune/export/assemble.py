@@ -17,7 +17,7 @@ from autoprune.errors import ExportError
 from autoprune.export.packed import masks
 from autoprune.kv_policy import KVPolicy, policy_of
 from autoprune.models.decoder import Decoder
-from autoprune.shape import EXPERT_MULTIPLE
+from autoprune.shape import EXPERT_MULTIPLE, group_heads
 from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, token_keep
 
 Weights = Callable[[int, SublayerPlan], Mapping[str, Tensor]]
@@ -28,6 +28,7 @@ down [d, w], with experts in front where there are some; and whatever else the d
 and k_norm [hd], router [e, d].
 """
 
+QUERIES = ("q", "q_bias", "o")  # what has a slice for every query head
 _SKIP = {"attention": "attention", "ffn": "mlp"}
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -97,7 +98,12 @@ def build(
     with torch.device("meta"):
         small: Any = family(config)
     state = {name: _copied(t, dtype, dense.device) for name, t in _kept(adapter, plan, weights)}
-    small.load_state_dict(state, strict=True, assign=True)
+    return filled(small, state, dense)
+
+
+def filled(small: Any, state: Mapping[str, Tensor], dense: Any) -> PreTrainedModel:
+    """A model made on no device, with these parameters and the dense model's buffers, in eval mode."""
+    small.load_state_dict(dict(state), strict=True, assign=True)
     small.tie_weights()
     # not in the state: rotary frequencies and scales, in the dtype they are in, as they were before any long text
     buffers: dict[str, Tensor] = dict(dense.named_buffers())
@@ -138,6 +144,10 @@ def _check_shapes(adapter: Decoder, block: int, sublayer: SublayerPlan, given: M
             if short in owned.slices:
                 dim, size = owned.slices[short]
                 needed[dim] = size * int(sublayer.get(setting, owned.count))
+                if short in QUERIES and kind == "attention":
+                    needed[dim] = (
+                        needed[dim] // adapter.shape.heads_per_group * group_heads(adapter.shape, sublayer)
+                    )
         if list(given[short].shape) != needed:
             raise ExportError(f"{where}: {short} is {list(given[short].shape)}, the plan needs {needed}")
     if unknown := sorted(given.keys() - dense.keys()):
@@ -168,7 +178,12 @@ def _sizes(adapter: Decoder, plan: Plan) -> list[dict[str, int]]:
                 f"allowed: 0..{shape.kv_groups} and 0..{shape.ffn}"
             )
         routing = layout.routing(*_routing(adapter, block, plan.at(block, "ffn"))) if w else {}
-        sizes.append(layout.sizes(g * shape.heads_per_group, g, w) | routing)
+        heads = group_heads(shape, plan.at(block, "attention"))
+        if g and not 0 < heads <= shape.heads_per_group:
+            raise ExportError(
+                f"block {block} of the plan keeps {heads} query heads a KV group; allowed: 1..{shape.heads_per_group}"
+            )
+        sizes.append(layout.sizes(g * heads, g, w) | routing)
     return sizes
 
 

@@ -25,6 +25,7 @@ NUMBERED = 24  # with more blocks than this the cells are too narrow for numbers
 PARTS: tuple[tuple[Kind, str, str], ...] = (
     ("attention", "kv_groups", "KV groups kept"),
     ("ffn", "width", "FFN width kept"),
+    ("attention", "group_heads", "Query heads a KV group"),
     ("attention", "kv_budget", "Tokens in the KV cache"),
     ("attention", "kv_full_groups", "KV groups that keep all tokens"),
     ("attention", "kv_channels", "Channels of old keys"),

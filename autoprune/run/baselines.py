@@ -14,7 +14,7 @@ from autoprune.objective import Constraint
 from autoprune.pruning.allocators import ALLOCATORS, usual_seeds
 from autoprune.pruning.allocators.base import Ground
 from autoprune.pruning.masks.statistics import Statistics, statistics_folder
-from autoprune.space import Candidate, OptionGene, Space
+from autoprune.space import Candidate, OptionGene, Space, dense_costs
 from autoprune.sublayers import SpacePart
 from autoprune.uniform import uniform_candidates
 
@@ -65,6 +65,6 @@ def baseline_candidates(
     if name == UNIFORM:
         return uniform_candidates(space, ratio, metric)
     assert named is not None, "allocators ask the model"
-    limit = Constraint(metric, ratio * space.cost(space.dense)[metric])
+    limit = Constraint(metric, ratio * dense_costs(space)[metric])
     found = allocated(space, named(name, setting), limit)
     return [] if found is None else [found]

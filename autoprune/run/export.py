@@ -13,11 +13,12 @@ import pandas as pd
 from autoprune.data import as_tensor
 from autoprune.errors import SettingError
 from autoprune.objective import Split
+from autoprune.pruning.heads import HeadLadders
 from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
-from autoprune.run.prompts import REFIT
+from autoprune.run.prompts import HEADS_REFIT, REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
 from autoprune.run.supernets import parts_with
@@ -58,6 +59,8 @@ def export_plan(
     command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
     if refit and isinstance(run.parts.ladders, StreamingLadders):
         raise SettingError(REFIT.format(setting="--refit"))
+    if refit and isinstance(run.parts.ladders, HeadLadders):
+        raise SettingError(HEADS_REFIT.format(setting="--refit"))
     again = refit_chosen(run, plan) if refit else None
     if again is not None:
         run.progress.say(again.told())

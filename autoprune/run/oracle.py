@@ -24,7 +24,7 @@ from autoprune.run.parts import open_parts, search_evaluation
 from autoprune.run.recovery import recovery_of, setting_of, train
 from autoprune.run.seeds import scattered
 from autoprune.run.study_table import StudyTable, check_settings
-from autoprune.space import Plan, Space
+from autoprune.space import Plan, Space, dense_costs
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,7 +67,7 @@ def study(cfg: DictConfig, wanted: Wanted, to: Path, command: str, progress: Pro
         if recovery is None or recovery.steps < 1:
             raise SettingError("study oracle needs a recovery of at least one step: --steps 60")
         setting, space = setting_of(parts, recovery), parts.space(None)
-        bound = parse_constraint("params", wanted.ratio, space.cost(space.dense))
+        bound = parse_constraint("params", wanted.ratio, dense_costs(space))
         plans, fidelity = _plans(parts, space, bound, wanted), _fidelity(parts, wanted)
         check_settings(to / SETTINGS, _settings(parts, wanted, asdict(setting.settings)))
         rows = _rows(parts, setting, plans, fidelity, to, progress)
@@ -89,7 +89,7 @@ def _settings(parts: Parts, wanted: Wanted, recovery: Mapping[str, Any]) -> dict
 
 def _plans(parts: Parts, space: Space, bound: Constraint, wanted: Wanted) -> dict[str, dict[str, Any]]:
     """By key: the plan, and its share of the dense block parameters."""
-    dense = space.cost(space.dense)["params"]
+    dense = dense_costs(space)["params"]
     found = {}
     for candidate in scattered(space, bound, wanted.plans, int(parts.cfg.seed)):
         plan = space.decode(candidate)

@@ -25,6 +25,7 @@ from autoprune.run.supernets import ladders_by_phase
 from autoprune.run.tasks import differences, write_tasks
 from autoprune.run.verdicts import sentences
 from autoprune.runs import method
+from autoprune.space import dense_costs
 
 if TYPE_CHECKING:
     from autoprune.hardware.endtoend import Measured
@@ -61,7 +62,7 @@ def write_outputs(
     facts = _facts(run, ledger)
     folder.write_json(run.path / FACTS, facts.__dict__)
     with run.progress.stage("writing the report"):
-        html.write(frame, evaluated(ledger, run.space.cost(run.space.dense)["params"]), facts, run.path)
+        html.write(frame, evaluated(ledger, dense_costs(run.space)["params"]), facts, run.path)
     _export_best(run, frame)
 
 
@@ -71,7 +72,7 @@ def rows(
     """One row per entry, in the leaderboard's columns."""
     search, own = _searched(ledger), ladders_by_phase(ledger)
     done = {"tokens": ledger.tokens(), "evaluations": int((search["origin"] == "evaluated").sum())}
-    dense = run.space.cost(run.space.dense)
+    dense = dense_costs(run.space)
     found = []
     for entry in entries:
         key, cost, ladders = entry.plan.key, entry.finalist.costs, entry.finalist.ladders
@@ -241,7 +242,7 @@ def _half(front: pd.DataFrame) -> pd.Series:
 
 def _constrained(run: Run, constraints: Sequence[Constraint], front: pd.DataFrame) -> pd.Series:
     """The lowest selection KL among the points that meet latency bounds as *measured*; else the fastest one."""
-    dense = run.space.cost(run.space.dense)
+    dense = dense_costs(run.space)
     measured = [(c, f"{c.metric}_ratio") for c in constraints if c.metric in ("prefill", "decode")]
     measured = [(c, column) for c, column in measured if front[column].notna().any()]
     within = front

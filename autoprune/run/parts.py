@@ -24,6 +24,7 @@ from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.baselines import Baselines
 from autoprune.run.calibration import calibration_windows, mask_settings, recipe_of
+from autoprune.run.hidden import Given, narrowed
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
@@ -38,7 +39,7 @@ from autoprune.run.streaming import (
 from autoprune.run.typed import check_types
 from autoprune.shape import AnalyticCosts, Task
 from autoprune.space import CostModel, Plan, Space, is_mask
-from autoprune.sublayers import SpacePart, join, joint_options
+from autoprune.sublayers import SpacePart, SublayerSpace, join, joint_options
 from autoprune.supernet import Ladders, Supernet
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Parts:
     baselines: Baselines
     evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
+    given: Given | None = None  # the model as it was named, where `loaded` is narrower
 
     @property
     def digest(self) -> str:
@@ -85,6 +87,11 @@ class Parts:
             "ladders": self.ladder_folder.name,
             **masks,
         }
+
+    @property
+    def teacher(self) -> Loaded:
+        """The model that plans are held against."""
+        return self.loaded if self.given is None else self.given.loaded
 
     def build(self, plan: Plan, ladders: Ladders | None = None, dtype: torch.dtype | None = None) -> Any:
         """The physically smaller model, in the checkpoint's dtype unless told; with the ladders' weights or others."""
@@ -106,7 +113,8 @@ class Parts:
 
     def context(self) -> Context:
         """What evaluators may use."""
-        return make_context(self.cfg, self.cache, self.loaded, self.adapter, self.corpus)
+        teacher = None if self.given is None else self.given.adapter
+        return make_context(self.cfg, self.cache, self.loaded, self.adapter, self.corpus, teacher)
 
     def evaluation(
         self,
@@ -140,7 +148,11 @@ class Parts:
         """The search space, priced analytically and by the latency table where there is one."""
         shape = self.adapter.shape
         costs: list[CostModel] = [AnalyticCosts(shape, int(self.cfg.window))]
-        return join(self.space_parts, shape, costs if table is None else [*costs, table])
+        found = join(self.space_parts, shape, costs if table is None else [*costs, table])
+        if self.given is None:
+            return found
+        assert isinstance(found, SublayerSpace), "no family with experts can be rotated"
+        return replace(found, reference=self.given.costs(int(self.cfg.window)))
 
 
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
@@ -157,6 +169,9 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         corpus = read_corpus(cfg, loaded, adapter.shape, cache)
     if corpus.repeats:
         progress.say(f"left out {corpus.repeats} windows that a more strictly held-out split has too")
+    named = None if cfg.hidden is None else Given(loaded, adapter)
+    if named is not None:
+        loaded, adapter = narrowed(cfg, named, corpus, cache, progress)
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
         forget_all(cfg, loaded.model)
@@ -178,7 +193,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     supernet = supernet_of(cfg, adapter, stored, ladders)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
     opened = cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts
-    return Parts(*opened, baselines, evaluators, last)
+    return Parts(*opened, baselines, evaluators, last, named)
 
 
 def make_evaluators(
@@ -202,10 +217,17 @@ def make_evaluators(
     return (*windows, *(e for e in further if e is not None)), last
 
 
-def make_context(cfg: DictConfig, cache: Cache, loaded: Loaded, adapter: Adapter, corpus: Corpus) -> Context:
-    """What evaluators of a model and corpus may use."""
+def make_context(
+    cfg: DictConfig,
+    cache: Cache,
+    loaded: Loaded,
+    adapter: Adapter,
+    corpus: Corpus,
+    teacher: Adapter | None = None,
+) -> Context:
+    """What evaluators of a model and corpus may use; `teacher`: where plans are held against another model."""
     return Context(
-        dense_logits(adapter, forgetting(cfg)),
+        dense_logits(adapter if teacher is None else teacher, forgetting(cfg)),
         cache,
         f"{loaded.digest}-{corpus.digest}",
         loaded.tokenizer,

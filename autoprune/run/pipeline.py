@@ -32,7 +32,7 @@ from autoprune.run.remote import spec_of
 from autoprune.run.supernets import check_rebuildable, ladders_by_phase, opened
 from autoprune.run.targets import PHASE, Target, TargetsDriver, driver_of, loosest, read_targets
 from autoprune.run.verdicts import earlier, keep
-from autoprune.space import Space
+from autoprune.space import Space, dense_costs
 from autoprune.study import Budget, Study
 
 if TYPE_CHECKING:
@@ -106,7 +106,11 @@ def _begin(
     if run.table is not None:
         run.table.save(path / folder.LATENCY)
     origin = {} if adopt is None else {ADOPTS: str(adopt)}
-    return run, Ledger.create(path / FILE, {**_identity(run), **origin})
+    ledger = Ledger.create(path / FILE, {**_identity(run), **origin})
+    if run.parts.given is not None:
+        base, width = run.space.cost(run.space.dense), run.parts.adapter.shape.hidden
+        ledger.event("note", text=run.parts.given.told(base, width, int(cfg.window)))
+    return run, ledger
 
 
 def _reopen(path: Path, cfg: DictConfig, progress: Progress) -> tuple[Run, Ledger]:
@@ -221,7 +225,7 @@ def _finish(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> Pat
 def _search(run: Run, ledger: Ledger, executor: Opened, adopted: Adopted) -> None:
     if ledger.events("searched"):
         return
-    dense = dict(run.space.cost(run.space.dense))
+    dense = dict(dense_costs(run.space))
     driver, held = _driver(run), ""
     if len(driver.targets) > 1:
         run.progress.say("one after the other: " + ", ".join(t.name for t in driver.targets))

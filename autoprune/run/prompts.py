@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import SettingError, UnsupportedModelError
 from autoprune.kv_policy import Streaming, caches_less, decodes_otherwise, policy_of
-from autoprune.space import KEEP, PREFILL, SublayerPlan
+from autoprune.shape import GROUP_HEADS
+from autoprune.space import KEEP, PREFILL, SublayerPlan, is_mask
 from autoprune.sublayers import Settled
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from autoprune.sublayers import SpacePart
 
 REFIT = "{setting} ranks KV groups anew, after space.kv_cache.policy=streaming has ranked them; leave it out"
+HEADS_REFIT = (
+    "{setting} solves whole KV groups, and space=[heads] keeps some of their query heads; leave it out"
+)
 WHOLE = ("sliding", "tasks")  # evaluators that score what is read at once: no cache is cut there
 
 
@@ -60,6 +64,8 @@ def prompt_len(cfg: DictConfig, adapter: Adapter, parts: Sequence[SpacePart]) ->
 def check_settings(cfg: DictConfig, parts: Sequence[SpacePart], shape: Shape) -> None:
     """Raise SettingError for settings that do not go with genes of the KV cache or of prompt tokens."""
     settings = {name for part in parts for name in part.options(shape)}
+    if GROUP_HEADS in settings:
+        _check_heads(cfg, settings)
     if not decodes_otherwise(settings):
         return
     if caches_less(settings) and f"{KEEP}{PREFILL}" in settings:
@@ -74,6 +80,17 @@ def check_settings(cfg: DictConfig, parts: Sequence[SpacePart], shape: Shape) ->
                 f"evaluator={name} scores text that is read at once, where the KV cache of space=[{_group(settings)}] "
                 "is never used; leave it out, or use needle or exact_match, which decode"
             )
+
+
+def _check_heads(cfg: DictConfig, settings: Iterable[str]) -> None:
+    """What reads weights or KV groups in the ladders' own order does not know of heads that are missing."""
+    if cfg.export.refit:
+        raise SettingError(HEADS_REFIT.format(setting="export.refit=true"))
+    if any(map(is_mask, settings)) or Streaming.gene in settings:
+        other = "policy=streaming" if Streaming.gene in settings else "space=[sparsity]"
+        raise SettingError(
+            f"space: heads takes query heads out of KV groups that {other} ranks whole; leave one out"
+        )
 
 
 def _group(settings: Iterable[str]) -> str:
@@ -94,6 +111,8 @@ def open_ladders(
     from autoprune.pruning.ladders import StoredLadders
     from autoprune.pruning.streaming import StreamingLadders, load_errors, save_errors, streaming_errors
 
+    if any(GROUP_HEADS in part.options(adapter.shape) for part in parts):
+        return _head_ladders(adapter, loaded, folder, recipe, cache, progress)
     policy = _streaming(adapter.shape, parts)
     if policy is None:
         return StoredLadders(adapter, folder)
@@ -105,6 +124,17 @@ def open_ladders(
             lambda to: save_errors(streaming_errors(adapter, recipe, policy, step), to),
         )
     return StreamingLadders(adapter, folder, load_errors(found))
+
+
+def _head_ladders(
+    adapter: Adapter, loaded: Loaded, folder: Path, recipe: LadderRecipe, cache: Cache, progress: Progress
+) -> StoredLadders:
+    from autoprune.pruning.heads import HeadLadders, build_heads
+
+    with progress.stage("ranking query heads") as step:
+        inputs = [loaded.digest, recipe.identity()["calibration"], recipe.sequences, recipe.damping]
+        moments = cache.folder("heads", inputs, lambda to: build_heads(adapter, recipe, to, step))
+    return HeadLadders(adapter, folder, moments, recipe)
 
 
 def _streaming(shape: Shape, parts: Sequence[SpacePart]) -> Streaming | None:

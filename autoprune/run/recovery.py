@@ -112,15 +112,21 @@ def goes_on(to: Path) -> Iterator[None]:
 def check_recovery(parts: Parts) -> None:
     """Raise at once what a run's recovery would raise at its end: a wrong setting, a train split that is too short."""
     settings = recovery_of(parts.cfg)
-    if settings is not None:
-        setting_of(parts, settings)
+    if settings is None:
+        return
+    if settings.hidden > 0 and parts.given is not None and parts.given.wider(parts.adapter.shape):
+        raise SettingError(
+            f"recovery.hidden={settings.hidden:g} compares hidden states, and hidden={parts.cfg.hidden} makes them "
+            "narrower than the teacher's; add recovery.hidden=0"
+        )
+    setting_of(parts, settings)
 
 
 def setting_of(parts: Parts, settings: Distill) -> Setting:
     """What a run's recoveries share; raises DataError when its train split is too short."""
     evaluators = parts.evaluation(parts.evaluators).evaluators
     prompt = getattr(parts.adapter, "prompt_len", None)
-    return make_setting(parts.cfg, parts.loaded, parts, evaluators, settings, prompt)
+    return make_setting(parts.cfg, parts.teacher, parts, evaluators, settings, prompt)
 
 
 def make_setting(

@@ -9,7 +9,7 @@ import numpy as np
 from autoprune.allocation import Allocation, allocated
 from autoprune.errors import SettingError
 from autoprune.objective import Constraint
-from autoprune.space import Candidate, OptionGene, Space, is_mask
+from autoprune.space import Candidate, OptionGene, Space, dense_costs, is_mask
 from autoprune.uniform import uniform_candidates
 
 LATENCIES = ("prefill", "decode")
@@ -29,7 +29,7 @@ def seed_candidates(
 
     Where the space has masks and units, uniform in both, and in either alone; then what `allocations` say.
     """
-    dense = space.cost(space.dense)
+    dense = dense_costs(space)
     if not constraints:
         found = [space.dense, *(c for r in ratios for c in _uniform(space, r, "params"))]
         return tuple(dict.fromkeys(found))

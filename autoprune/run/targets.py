@@ -18,7 +18,7 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Objective, parse_constraint
 from autoprune.run.seeds import seed_candidates
 from autoprune.searchers.problem import Problem
-from autoprune.space import Candidate, Space
+from autoprune.space import Candidate, Space, dense_costs
 from autoprune.study import Budget, Phase, Searcher
 
 PHASE = "phase"  # the ledger's event of a finished one
@@ -46,7 +46,7 @@ def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...
     One bound beside a list holds for every target; lists go together, first with first. Raises SettingError when
     they are of unlike lengths, InfeasibleError when a target cannot be met.
     """
-    dense = space.cost(space.dense)
+    dense = dense_costs(space)
     lists = {
         str(m): list(v) for m, v in settings.items() if isinstance(v, Sequence) and not isinstance(v, str)
     }
@@ -69,7 +69,7 @@ def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...
 
 def stitched(ratios: Sequence[float], objectives: Sequence[Objective], space: Space) -> tuple[Target, ...]:
     """Targets of the cost objective (else of `params`), one a ratio; those that no plan meets are left out."""
-    dense = space.cost(space.dense)
+    dense = dense_costs(space)
     metric = next((o.metric for o in objectives if o.metric in dense), "params")
     least = space.cost(Candidate(tuple(0 for _ in space.genes)))[metric] / dense[metric]
     return tuple(Target((parse_constraint(metric, f"{r:g}x", dense),)) for r in ratios if r >= least)

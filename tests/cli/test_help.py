@@ -36,8 +36,8 @@ OPTIONS = {
     "cluster=NAME [cluster.key=value ...] -- COMMAND",
 }
 SETTINGS = (
-    "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len sequences threads "
-    "space search evaluator executor recovery calibration selection_windows test_windows finalists "
+    "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len hidden sequences "
+    "threads space search evaluator executor recovery calibration selection_windows test_windows finalists "
     "front_points uniform baselines latency export memory_mb stream stream_mb trust_remote_code adapter quiet"
 )
 

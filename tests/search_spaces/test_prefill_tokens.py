@@ -11,10 +11,10 @@ import pytest
 from autoprune.errors import InfeasibleError, SettingError
 from autoprune.kv_policy import caches_less, decodes_otherwise
 from autoprune.objective import Constraint, parse_constraint
-from autoprune.run.finals import uniform_entries
+from autoprune.run.finals import baseline_entries
 from autoprune.shape import AnalyticCosts, kept_count
 from autoprune.space import KINDS, Candidate, Plan, plan_cost, token_keep
-from autoprune.sublayers import SublayerSpace, join
+from autoprune.sublayers import SpacePart, SublayerSpace, join
 from search_spaces.prefill_tokens import SETTING, PrefillTokens
 from search_spaces.structured import Structured
 from tests.tabular import SHAPE
@@ -24,8 +24,10 @@ COSTS = AnalyticCosts(SHAPE, 64)
 
 def space(structured: bool = False) -> SublayerSpace:
     """Of SHAPE."""
-    parts = [Structured(), PrefillTokens()] if structured else [PrefillTokens()]
-    return join(parts, SHAPE, [COSTS])  # type: ignore[arg-type]
+    parts: list[SpacePart] = [Structured(), PrefillTokens()] if structured else [PrefillTokens()]
+    found = join(parts, SHAPE, [COSTS])
+    assert isinstance(found, SublayerSpace)
+    return found
 
 
 def candidates(found: SublayerSpace, count: int = 20) -> list[Candidate]:
@@ -103,7 +105,7 @@ def test_an_attention_that_is_gone_drops_nothing() -> None:
 
 
 def test_uniform_plans_are_of_flops() -> None:
-    for finalist in uniform_entries(space(), [0.7])[0.7]:
+    for finalist in baseline_entries(space(), ["uniform"], [0.7])["uniform@0.7"]:
         assert 0.6 < finalist.costs["flops"] / space().cost(space().dense)["flops"] <= 0.7
 
 

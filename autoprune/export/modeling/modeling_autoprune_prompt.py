@@ -52,25 +52,40 @@ class PromptLayer(CutLayer):
         self.looks: Any = None  # [B, n]: how much the newest token looks at each prompt token in sight
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Attention's output [B, heads, m, head_dim] of the running tokens."""
-        now: Running = self.now
-        if now.reading:
-            self.dtype, self.device, self.is_initialized, self.seen = key.dtype, key.device, True, now.prompt
-            self.keys, self.values = (_placed(x, now) for x in (key, value))
-            self._rank(softmax(products(query[:, :, -1:], key) * scaling, self._sight(now)[..., -1:, :]))
+        """Attention's output [B, heads, m, head_dim] of the running tokens, which are one step."""
+        if self.now.reading:
+            self.dtype, self.device, self.is_initialized = key.dtype, key.device, True
+            self.seen = self.now.prompt
+            self.begin(query, key, value, scaling)
             return self._read(query, key, value, scaling)
         if self.record_past:
             self.past.append(self._state())
         self.seen += 1
+        return self.step(query, key, value, scaling)
+
+    def begin(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        """Keep what a prompt has left of itself here."""
+        self.keys, self.values = (_placed(x, self.now) for x in (key, value))
+        if self.keep < 100:
+            scores = products(query[:, :, -1:], key) * scaling
+            self._rank(softmax(scores, self._sight(self.now)[..., -1:, :]))
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """The newest token, and tokens that come back."""
+        now: Running = self.now
         self.keys, self.values = _joined(self.keys, key, now), _joined(self.values, value, now)
-        columns = self._columns(now)
-        keys, values = (
-            x.gather(2, columns[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-            for x in (self.keys, self.values)
-        )
+        keys, values = (self._seen(x, now) for x in (self.keys, self.values))
         share = softmax(products(query, keys) * scaling, self._sight(now))
-        self._rank(share[..., -1:, :])
+        if self.keep < 100:
+            self._rank(share[..., -1:, :])
         return mixed(share, values)
+
+    def _seen(self, held: Tensor, now: Running) -> Tensor:
+        """What of the keys or values [B, groups, places, n] is in sight."""
+        if now.alive.shape[1] == now.prompt:
+            return held
+        columns = self._columns(now)[:, None, :, None]
+        return held.gather(2, columns.expand(-1, held.shape[1], -1, held.shape[3]))
 
     def drop(self, hidden: Tensor, now: Running) -> tuple[Tensor, Running]:
         """What goes on of tokens [B, m, d] after the attention, and of those that come back."""
@@ -184,6 +199,8 @@ def _placed(rows: Tensor, now: Running) -> Tensor:
 
 def _joined(held: Tensor, rows: Tensor, now: Running) -> Tensor:
     """What is held [B, groups, places, n] with rows of tokens that come back, and with that of the newest."""
+    if rows.shape[2] == 1:
+        return torch.cat((held, rows), 2)
     back = rows[:, :, :-1].transpose(1, 2).flatten(2)
     flat = _written(held.transpose(1, 2).flatten(2), back, now.places[:, :-1], now.real[:, :-1])
     old = flat.unflatten(2, (held.shape[1], held.shape[3])).transpose(1, 2)
@@ -191,6 +208,8 @@ def _joined(held: Tensor, rows: Tensor, now: Running) -> Tensor:
 
 
 def _written(held: Tensor, rows: Tensor, places: Tensor, real: Tensor) -> Tensor:
-    """A copy of what is held [B, places, n] with real rows [B, m, n] at their places."""
+    """A copy of what is held [B, places, n] with real rows [B, m, n] at their places; itself where there are none."""
+    if not rows.shape[1]:
+        return held
     where = places[..., None].expand_as(rows)
     return held.scatter(1, where, torch.where(real[..., None], rows, held.gather(1, where)))

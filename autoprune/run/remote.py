@@ -61,12 +61,6 @@ def parts_of(spec: Spec) -> Parts:
 
     Raises LedgerError when the model, the corpus or the ladders found here are not those of the spec.
     """
-    parts = parts_of(spec)
-    return search_evaluation(parts, [Objective(str(m)) for m in parts.cfg.objectives])
-
-
-def parts_of(spec: Spec) -> Parts:
-    """The run's parts, in another process; raises LedgerError when they are others."""
     cfg = OmegaConf.create(dict(spec.settings))
     assert isinstance(cfg, DictConfig)
     progress = Progress(quiet=True)

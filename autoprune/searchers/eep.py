@@ -19,6 +19,7 @@ ENTRY, SIGMA, NORMALISE = (
     0.065,
     0.1,
 )  # an entry's chance of noise, its size, the chance of rows that sum to one
+MOVE = 0.5  # of the candidates of phase 2 that are no crossover, those whose rows move as in phase 1
 WIDEST = 3.0  # octaves that the size of noise is raised by, at most
 NEAR = 0.005  # parents are at most so much worse than the best
 TRIES, KEPT, DIGITS = 50, 20, 6
@@ -30,8 +31,8 @@ class EEP:
     """Every block keeps as many experts as in the uniform plan at the budget; which, and mixed how, is searched.
 
     Matrices have distinct one-hot rows at first, then any. Unlike in the paper, noise falls on one row of an active
-    block, its size is drawn for each candidate, and crossover gives the best candidate rows by which others became
-    better than their parents.
+    block, its size is drawn for each candidate, rows go on moving to other experts while they are mixed, and crossover
+    gives the best candidate rows by which others became better than their parents.
 
     initial: candidates to start from, the ladder's own order and random selections; evaluations: how many at most,
     fewer where the tokens pay for fewer; prune: the share of them that selects experts, the others merge; windows:
@@ -132,10 +133,10 @@ class EEP:
         return genome
 
     def _changed(self, parent: Candidate, rng: np.random.Generator) -> Genome:
-        """Phase 1 moves rows to unused experts, phase 2 mixes."""
+        """Phase 1 moves rows to unused experts, phase 2 also mixes."""
         genome = self._genome(parent)
         active = np.flatnonzero(rng.random(len(genome)) < ACTIVE).tolist()
-        if self._selecting:
+        if self._selecting or rng.random() < MOVE:
             self._select(genome, active, rng)
         else:
             self._mix(genome, active, rng)
@@ -146,10 +147,11 @@ class EEP:
         return self._asked < self._pruning
 
     def _select(self, genome: Genome, active: Sequence[int], rng: np.random.Generator) -> None:
-        """Rows of some blocks move to unused experts, merge matrix and router map together."""
+        """Rows of some blocks move to experts that no row has most of, merge matrix and router map together."""
         for block in active:
             for row in range(self._kept[block]):
-                unused = np.flatnonzero(genome[block, 0, : self._kept[block]].sum(0) == 0)
+                first = genome[block, 0, : self._kept[block]].argmax(-1)
+                unused = np.setdiff1d(np.arange(genome.shape[-1]), first)
                 if len(unused) and rng.random() < REPLACE:
                     genome[block, :, row] = np.eye(genome.shape[-1])[int(rng.choice(unused))]
 

@@ -214,7 +214,7 @@ class Evaluation:
                 found = proxy.measure(self.supernet, [plans[i] for i in alive], batch.ids)
                 for index, columns in zip(alive, found, strict=True):
                     self._add(index, plans[index], batch, columns, values, failures)
-            for asked in self.items:
+            for batch, asked in ((b, a) for b in group for a in self.items):
                 alive = [i for i in alive if i not in failures]
                 found = asked.answer(self.supernet, [plans[i] for i in alive], batch.split, batch.windows)
                 for index, columns in zip(alive, found, strict=True):

@@ -16,6 +16,7 @@ from autoprune.study import Budget, Phase
 
 KL_DENSE = 1e-5
 BYTES_PER_RESULT = 4096
+TEACHER = 512 * 6 + 32 * 8  # bytes a token of the divergence's defaults, at most
 SPARE = 1.25  # what a table leaves for the plans that it is measured for, itself included
 
 
@@ -85,7 +86,7 @@ def estimate(parts: Parts, seconds_per_window: float, folder: Path) -> Estimate:
         cfg.test_windows
     )
     windows = int(cfg.tokens) // int(cfg.window) + final
-    teacher = (int(cfg.selection_windows) + int(cfg.test_windows) + 512) * int(cfg.window) * 512 * 6
+    teacher = (int(cfg.selection_windows) + int(cfg.test_windows) + 512) * int(cfg.window) * TEACHER
     size = int(cfg.tokens) // (2 * int(cfg.window)) * BYTES_PER_RESULT + teacher
     size += 2 * sum(p.numel() for p in parts.loaded.model.parameters()) * parts.adapter.shape.bytes_per_value
     free = min(shutil.disk_usage(folder).free, shutil.disk_usage(parts.cache.root).free)

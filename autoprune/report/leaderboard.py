@@ -145,12 +145,18 @@ def markdown(rows: pd.DataFrame) -> str:
         key = f"`{cells[8]}`" if cells[8] else text.MISSING
         lines.append(_line([*cells[:8], key, *cells[9:], *recovered]))
     rebuilt = [REBUILT] if frame[LADDERS].notna().any() else []
-    return "\n".join([*lines, "", NOTE, *rebuilt, ""])
+    dense = frame.loc[frame["name"] == "dense", "params_ratio"]
+    narrower = [NARROWER] if (dense < 1 - 1e-9).any() else []
+    return "\n".join([*lines, "", NOTE, *rebuilt, *narrower, ""])
 
 
 NOTE = (
     "Ratios are to dense; params counts block parameters; a dash means not measured. `uniform KL` is that of the "
     "smallest uniform model that is not smaller (by more than 0.01), its size after the @; `change` is against it."
+)
+NARROWER = (
+    "The hidden width was cut before the search: the dense row is the narrower model with all its units; sizes and KL "
+    "are to the model as given."
 )
 REBUILT = (
     "Searched plans use ladders rebuilt around what the search had found; uniform and dense rows use the run's own, "

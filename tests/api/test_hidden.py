@@ -31,6 +31,7 @@ def test_ratios_and_kl_are_to_the_model_as_given(run: tuple[Path, pd.DataFrame])
     base, front = rows[rows["name"] == "dense"].iloc[0], rows[rows["name"] == "front"]
     assert 0.7 < base["params_ratio"] < 0.8 and base["kl_test"] > 1e-3
     assert len(front) and (front["params_ratio"] <= 0.6 + 1e-9).all()
+    assert "The hidden width was cut before the search" in (out / "leaderboard.md").read_text()
     assert "All plans have 24 of 32 hidden dimensions" in (out / "report.html").read_text()
 
 
@@ -47,6 +48,7 @@ def test_best_is_a_checkpoint_of_that_width(run: tuple[Path, pd.DataFrame], tmp_
 def test_the_whole_width_has_no_kl(given: Any, tmp_path: Path) -> None:
     rows = searched(given, tmp_path / "run", "hidden=1x", "tokens=3000")
     base = rows[rows["name"] == "dense"].iloc[0]
+    assert "hidden width was cut" not in (tmp_path / "run" / "leaderboard.md").read_text()
     assert abs(base["kl_test"]) < 1e-5 and base["params_ratio"] == 1.0
 
 

@@ -29,6 +29,7 @@ STUBBORN = (
     6  # workers lost in a row, beyond the retries of one piece and all workers once: no plan is at fault
 )
 ARTIFACTS = ("auto", "shared", "ship")
+FULL = ("ObjectStoreFullError", "OutOfDiskError")  # another worker would not help
 WAITING = 30.0  # seconds without any worker after which a user is told
 
 
@@ -202,6 +203,8 @@ class Ray:
                 raise error.cause from error
             raise
         except exceptions.RayError as error:  # the worker, or its machine, is lost
+            if type(error).__name__ in FULL:
+                raise StoppedError(f"executor=ray: Ray has no room for results: {_last(error)}") from error
             self._replace(call, error)
             return self._bury(call.task) if call.task is not None else []
         if isinstance(answer, Lacks):

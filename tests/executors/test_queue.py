@@ -280,6 +280,19 @@ def test_when_all_workers_die_the_run_stops_and_can_be_resumed(executor: Ray, wo
         run(executor, jobs([8] * 30))
 
 
+def test_a_full_object_store_stops_the_run_at_once_and_blames_nobody(executor: Ray, world: World) -> None:
+    class OutOfDiskError(RayError):
+        pass
+
+    def full(width: int) -> None:
+        raise OutOfDiskError("Local disk is full")
+
+    world.behave = full
+    with pytest.raises(StoppedError, match="Ray has no room for results: Local disk is full"):
+        run(executor, jobs([8]))
+    assert world.dismissed == 0
+
+
 def test_workers_that_cannot_start_stop_the_run_at_once(executor: Ray, world: World) -> None:
     def broken(*given: Any) -> None:
         raise Died(

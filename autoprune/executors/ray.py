@@ -86,6 +86,7 @@ class Ray:
         self._idle: list[Any] = []
         self._running: dict[Any, _Call] = {}  # by Ray's reference
         self._joining = Joining()
+        self._machines: set[str] = set()
         self._in_a_row, self._started, self._told = 0, False, False
         self._counters: dict[str, float] = {}
         self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
@@ -216,6 +217,7 @@ class Ray:
     def _take(self, call: _Call, answer: Scored | Ready) -> list[Result]:
         self._started = True
         if isinstance(answer, Ready) or call.task is None:
+            self._met(answer)
             return []
         task, self._in_a_row = call.task, 0
         self._times.append((task.number, call.worker, answer.thread_seconds))
@@ -223,6 +225,14 @@ class Ray:
         outcomes = zip(task.jobs, answer.outcomes, strict=True)
         found = (self._joining.add(job, task.fidelity, outcome) for job, outcome in outcomes)
         return [r for r in found if r is not None]
+
+    def _met(self, answer: Any) -> None:
+        """Tell the user when workers are of different kinds."""
+        before = len(self._machines)
+        self._machines.add(answer.machine)
+        if before == 1 and len(self._machines) == 2:
+            kinds = ", ".join(sorted(self._machines))
+            self.say(f"workers run on different machines ({kinds}): scores may differ in their last bits")
 
     def _send_files(self, worker: Any, answer: Lacks) -> None:
         """Give a worker the files that its node does not see."""

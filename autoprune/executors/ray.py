@@ -87,7 +87,7 @@ class Ray:
         self._running: dict[Any, _Call] = {}  # by Ray's reference
         self._joining = Joining()
         self._machines: set[str] = set()
-        self._in_a_row, self._started, self._told = 0, False, False
+        self._in_a_row, self._late, self._started, self._told = 0, 0, False, False
         self._counters: dict[str, float] = {}
         self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
         self._pieces = 0
@@ -219,7 +219,7 @@ class Ray:
         if isinstance(answer, Ready) or call.task is None:
             self._met(answer)
             return []
-        task, self._in_a_row = call.task, 0
+        task, self._in_a_row, self._late = call.task, 0, 0
         self._times.append((task.number, call.worker, answer.thread_seconds))
         self._count(block_runs=answer.runs / 2, block_runs_naive=answer.naive_runs / 2, pieces=1)
         outcomes = zip(task.jobs, answer.outcomes, strict=True)
@@ -272,6 +272,11 @@ class Ray:
         for reference, call in overdue.items():
             del self._running[reference]
             self._count(workers_late=1)
+            self._late += 1
+            if self._late > STUBBORN + self.capacity:
+                raise StoppedError(
+                    f"executor.limit={self._limit:g}: {self._late} evaluations in a row took longer; set a higher one"
+                )
             self._cluster.dismiss(call.worker)
             self._let_open(self._cluster.hire())
             assert call.task is not None

@@ -236,6 +236,14 @@ def test_a_plan_that_takes_too_long_loses_its_worker_and_then_fails_alone(world:
     assert world.dismissed == 3 and world.hired == 5
 
 
+def test_a_limit_that_nothing_keeps_stops_the_run(world: World) -> None:
+    executor = Ray(workers=2, limit=0.001)
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.hung = {8}
+    with pytest.raises(StoppedError, match="executor.limit=0.001: 9 evaluations in a row took longer"):
+        run(executor, jobs([8] * 12))
+
+
 def test_a_plan_that_was_late_once_is_scored(world: World) -> None:
     executor = Ray(workers=2, limit=0.01)
     executor.open(None, SPEC)  # type: ignore[arg-type]

@@ -5,9 +5,10 @@ process and by one Ray worker or two, batch by batch in turns. Times are process
 that a busy machine slows all of them alike. *Efficiency* is the serial thread time over workers x makespan. The
 makespan of a batch is what equally fast, undisturbed workers would take for the measured pieces, each taking the next
 piece when it is free; batches follow each other, so an idle worker at the end of a batch counts. *As it ran* takes the
-thread time of each batch's busiest worker instead. *Block runs* are relative to the uncut batches. Both sides return
-memory to the system as seldom as workers do. *Restart* is wall time from `autoprune resume` of a run that was killed
-with SIGKILL to its first new row in the ledger.
+thread time of each batch's busiest worker instead. *Overhead* is what a batch costs the run's own process: thread time
+of cutting it, handing pieces out and putting results together, median of the batches. *Block runs* are relative to the
+uncut batches. Both sides return memory to the system as seldom as workers do. *Restart* is wall time from `autoprune
+resume` of a run that was killed with SIGKILL to its first new row in the ledger.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from autoprune.bench import processes
 from autoprune.bench.crash import progress
@@ -49,6 +51,7 @@ class Made:
     busiest: float  # thread time of each batch's busiest worker
     runs: float
     results: list[dict[int, Result]]
+    overhead: list[float]  # thread time of the run's own process, of each batch
 
 
 def main(args: Sequence[str]) -> None:
@@ -62,8 +65,8 @@ def main(args: Sequence[str]) -> None:
     with Progress(quiet=True) as quiet:
         parts = open_parts(compose(settings), quiet)
     lines = [
-        "| batches | executor | plans | efficiency | as it ran | block runs | same bits |",
-        "|" + "---|" * 7,
+        "| batches | executor | plans | efficiency | as it ran | overhead, ms | block runs | same bits |",
+        "|" + "---|" * 8,
     ]
     for method in options.methods.split(","):
         lines += _compared(parts, method)
@@ -117,6 +120,7 @@ def _line(method: str, batches: Sequence[Sequence[Job]], count: int, serial: Mad
     cells = [
         *(method, f"ray, {count} worker{'s' * (count > 1)}", str(sum(map(len, batches)))),
         *(f"{serial.thread / (count * made.makespan):.3f}", f"{serial.thread / (count * made.busiest):.3f}"),
+        f"{1000 * median(made.overhead):.1f}",
         *(f"{made.runs / serial.runs:.3f}", "yes" if _same(made.results, serial.results) else "NO"),
     ]
     return f"| {' | '.join(cells)} |"
@@ -140,13 +144,17 @@ def _batches(parts: Parts, space: Space, wanted: Sequence[Objective], method: st
 
 def _made(executor: Opened, batch: Sequence[Job], workers: int) -> Made:
     """Evaluate a batch."""
+    started = time.thread_time()
     executor.submit(batch)
     results = {r.proposal.id: r for r in executor.results()}
+    overhead = time.thread_time() - started
     pieces = executor.times() if isinstance(executor, Ray) else []
     counted = executor.counters()
     thread = counted["thread_seconds"]
     busiest = counted.get("thread_seconds_longest", thread)
-    return Made(thread, _end(pieces or [thread], workers), busiest, counted["block_runs"], [results])
+    return Made(
+        thread, _end(pieces or [thread], workers), busiest, counted["block_runs"], [results], [overhead]
+    )
 
 
 def _sum(parts: Sequence[Made]) -> Made:
@@ -157,6 +165,7 @@ def _sum(parts: Sequence[Made]) -> Made:
         busiest=sum(p.busiest for p in parts),
         runs=sum(p.runs for p in parts),
         results=[batch for p in parts for batch in p.results],
+        overhead=[seconds for p in parts for seconds in p.overhead],
     )
 
 

@@ -8,8 +8,9 @@ but the plans, the windows and the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 from itertools import pairwise
 
 from autoprune.space import Plan, SublayerPlan
@@ -50,14 +51,12 @@ def cut(plans: Sequence[Plan], windows: tuple[int, int], sequences: int, workers
     trie = _Trie(plans)
     groupings: dict[tuple[tuple[int, int], ...], None] = {((0, len(plans)),): None}
     groupings |= {tuple(g): None for g in (trie.groups(c / workers) for c in CAPS) if g is not None}
-    found = [
-        _pieces(trie, grouping, ranges)
-        for grouping in groupings
-        for ranges in _ranges(windows, sequences, FINEST * workers)
-    ]
-    whole = trie.weight(0, len(plans)) * (windows[1] - windows[0])
-    best = min(found, key=lambda ways: _end([w for w, _ in ways], workers, PIECE * whole / workers))
-    return [piece for _, piece in sorted(best, key=lambda way: -way[0])]
+    ranges = _ranges(windows, sequences, FINEST * workers)
+    overhead = PIECE * trie.weight(0, len(plans)) * (windows[1] - windows[0]) / workers
+    ways = [(_weights(trie, grouping, spans), grouping, spans) for grouping in groupings for spans in ranges]
+    weights, grouping, spans = min(ways, key=lambda way: _end(way[0], workers, overhead))
+    pieces = [Piece(tuple(trie.order[a:b]), span) for a, b in grouping for span in spans]
+    return [piece for _, piece in sorted(zip(weights, pieces, strict=True), key=lambda way: -way[0])]
 
 
 class _Trie:
@@ -67,16 +66,17 @@ class _Trie:
         self.order = trie_order(plans)
         ordered = [plans[i] for i in self.order]
         shared = [0, *(common(a, b) for a, b in pairwise(ordered))]
-        largest = _largest(plans)
-        body = max(1.0, sum(_weight(s, largest) for s in ordered[0].sublayers))
-        self.lost = [_runs(p, 0, d) for p, d in zip(ordered, shared, strict=True)]  # by a cut before it
-        self.runs = sum(_runs(p, d) for p, d in zip(ordered, shared, strict=True))
-        self._alone = [self._cost(p, 0, largest) + HEAD * body for p in ordered]
-        self._after = [self._cost(p, d, largest) + HEAD * body for p, d in zip(ordered, shared, strict=True)]
-
-    @staticmethod
-    def _cost(plan: Plan, depth: int, largest: dict[str, float]) -> float:
-        return sum(_weight(s, largest) for s in plan.sublayers[depth:])
+        distinct = {s for p in plans for s in p.sublayers}  # spaces hand out the same again and again
+        largest = _largest(distinct)
+        weight = {s: _weight(s, largest) for s in distinct}
+        weights = [[weight[s] for s in p.sublayers] for p in ordered]
+        body = max(1.0, sum(weights[0]))
+        self.lost = [
+            sum(map(bool, w[:d])) for w, d in zip(weights, shared, strict=True)
+        ]  # by a cut before it
+        self.runs = sum(sum(map(bool, w[d:])) for w, d in zip(weights, shared, strict=True))
+        self._alone = [sum(w) + HEAD * body for w in weights]
+        self._after = [sum(w[d:]) + HEAD * body for w, d in zip(weights, shared, strict=True)]
 
     def weight(self, start: int, stop: int) -> float:
         """Relative time of the plans start..stop in order, as a piece."""
@@ -85,15 +85,18 @@ class _Trie:
     def groups(self, cap: float) -> list[tuple[int, int]] | None:
         """Ranges of plans, none heavier than `cap` of the whole, that lose the least; None when that is too much."""
         count, limit = len(self.order), cap * self.weight(0, len(self.order))
+        alone, after, lost = self._alone, self._after, [0, *self.lost[1:]]
         best: list[tuple[float, int]] = [(0, 0)]  # runs lost so far, and where the last group starts
         for stop in range(1, count + 1):
-            options, heavy = [], 0.0
-            for start in range(stop - 1, -1, -1):
-                if start < stop - 1 and self._alone[start] + heavy > limit:
+            start, heavy = stop - 1, after[stop - 1]
+            least, chosen = best[start][0] + lost[start], start
+            for start in range(stop - 2, -1, -1):
+                if alone[start] + heavy > limit:
                     break
-                options.append((best[start][0] + (self.lost[start] if start else 0), start))
-                heavy += self._after[start]
-            best.append(min(options))
+                if (value := best[start][0] + lost[start]) <= least:
+                    least, chosen = value, start
+                heavy += after[start]
+            best.append((least, chosen))
         if best[count][0] > SLACK * self.runs:
             return None
         found, stop = [], count
@@ -103,15 +106,12 @@ class _Trie:
         return found[::-1]
 
 
-def _pieces(
-    trie: _Trie, grouping: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, int]]
-) -> list[tuple[float, Piece]]:
-    """Every group of plans on every range of windows, with its weight."""
-    return [
-        (trie.weight(start, stop) * (last - first), Piece(tuple(trie.order[start:stop]), (first, last)))
-        for start, stop in grouping
-        for first, last in ranges
-    ]
+def _weights(
+    trie: _Trie, grouping: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Of every group of plans on every range of windows."""
+    groups = [trie.weight(start, stop) for start, stop in grouping]
+    return [weight * (last - first) for weight in groups for first, last in spans]
 
 
 def _ranges(windows: tuple[int, int], sequences: int, most: int) -> list[list[tuple[int, int]]]:
@@ -127,25 +127,19 @@ def _ranges(windows: tuple[int, int], sequences: int, most: int) -> list[list[tu
 
 def _end(weights: Sequence[float], workers: int, overhead: float) -> float:
     """When the last of the workers is done, and some more when the pieces are large."""
-    free = [0.0] * workers
+    free = [0.0] * workers  # a heap
     for weight in sorted(weights, reverse=True):
-        at = free.index(min(free))
-        free[at] += weight + overhead
+        heapreplace(free, free[0] + weight + overhead)
     return max(free) + DOUBT * max(weights)
 
 
-def _runs(plan: Plan, start: int, stop: int | None = None) -> int:
-    return sum(not s.gone for s in plan.sublayers[start:stop])
-
-
-def _largest(plans: Sequence[Plan]) -> dict[str, float]:
+def _largest(sublayers: Iterable[SublayerPlan]) -> dict[str, float]:
     """The largest value of each setting."""
     found: dict[str, float] = {}
-    for plan in plans:
-        for sublayer in plan.sublayers:
-            for name, value in sublayer.settings:
-                if isinstance(value, (int, float)):
-                    found[name] = max(found.get(name, 0.0), float(value))
+    for sublayer in sublayers:
+        for name, value in sublayer.settings:
+            if isinstance(value, (int, float)):
+                found[name] = max(found.get(name, 0.0), float(value))
     return found
 
 

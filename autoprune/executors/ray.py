@@ -29,6 +29,7 @@ STUBBORN = (
     6  # workers lost in a row, beyond the retries of one piece and all workers once: no plan is at fault
 )
 ARTIFACTS = ("auto", "shared", "ship")
+FULL = ("ObjectStoreFullError", "OutOfDiskError")  # another worker would not help
 WAITING = 30.0  # seconds without any worker after which a user is told
 
 
@@ -85,7 +86,8 @@ class Ray:
         self._idle: list[Any] = []
         self._running: dict[Any, _Call] = {}  # by Ray's reference
         self._joining = Joining()
-        self._in_a_row, self._started, self._told = 0, False, False
+        self._machines: set[str] = set()
+        self._in_a_row, self._late, self._started, self._told = 0, 0, False, False
         self._counters: dict[str, float] = {}
         self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
         self._pieces = 0
@@ -202,6 +204,8 @@ class Ray:
                 raise error.cause from error
             raise
         except exceptions.RayError as error:  # the worker, or its machine, is lost
+            if type(error).__name__ in FULL:
+                raise StoppedError(f"executor=ray: Ray has no room for results: {_last(error)}") from error
             self._replace(call, error)
             return self._bury(call.task) if call.task is not None else []
         if isinstance(answer, Lacks):
@@ -213,13 +217,22 @@ class Ray:
     def _take(self, call: _Call, answer: Scored | Ready) -> list[Result]:
         self._started = True
         if isinstance(answer, Ready) or call.task is None:
+            self._met(answer)
             return []
-        task, self._in_a_row = call.task, 0
+        task, self._in_a_row, self._late = call.task, 0, 0
         self._times.append((task.number, call.worker, answer.thread_seconds))
         self._count(block_runs=answer.runs / 2, block_runs_naive=answer.naive_runs / 2, pieces=1)
         outcomes = zip(task.jobs, answer.outcomes, strict=True)
         found = (self._joining.add(job, task.fidelity, outcome) for job, outcome in outcomes)
         return [r for r in found if r is not None]
+
+    def _met(self, answer: Any) -> None:
+        """Tell the user when workers are of different kinds."""
+        before = len(self._machines)
+        self._machines.add(answer.machine)
+        if before == 1 and len(self._machines) == 2:
+            kinds = ", ".join(sorted(self._machines))
+            self.say(f"workers run on different machines ({kinds}): scores may differ in their last bits")
 
     def _send_files(self, worker: Any, answer: Lacks) -> None:
         """Give a worker the files that its node does not see."""
@@ -259,6 +272,11 @@ class Ray:
         for reference, call in overdue.items():
             del self._running[reference]
             self._count(workers_late=1)
+            self._late += 1
+            if self._late > STUBBORN + self.capacity:
+                raise StoppedError(
+                    f"executor.limit={self._limit:g}: {self._late} evaluations in a row took longer; set a higher one"
+                )
             self._cluster.dismiss(call.worker)
             self._let_open(self._cluster.hire())
             assert call.task is not None

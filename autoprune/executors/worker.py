@@ -37,6 +37,7 @@ class Ready:
 
     pid: int
     node: str
+    machine: str = ""  # what the last bits of scores depend on, in words
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Worker:
             spec = unpacked(spec, parcel, self._home, self._get)
         os.environ["AUTOPRUNE_CACHE"] = spec.cache
         self._evaluation = self._build(spec)
-        return Ready(os.getpid(), platform.node())
+        return Ready(os.getpid(), platform.node(), _machine())
 
     def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
         """Evaluate some plans on some windows, with so many of them in a micro-batch, or as many as usual."""
@@ -115,6 +116,13 @@ class Timer(Worker):
         here = fingerprint(int(parts.cfg.threads))
         found = measured_here(parts, plans, dense, Progress(quiet=True), "measuring", stock)
         return found, f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, node {platform.node()}"
+
+
+def _machine() -> str:
+    from autoprune.hardware.fingerprint import fingerprint
+
+    here = fingerprint(1)
+    return f"{here['cpu']} ({here['capability']})"
 
 
 def _get(reference: Any) -> bytes:

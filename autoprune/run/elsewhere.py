@@ -21,6 +21,14 @@ def wanted(parts: Parts) -> bool:
     return bool(getattr(parts.cfg.latency, "on", None))
 
 
+def note(parts: Parts) -> str:
+    """A line for the report."""
+    name = parts.cfg.latency.on
+    return (
+        f"The front was timed on the cluster's node with {name!r}, whose fingerprint stands in latency.json."
+    )
+
+
 def table(parts: Parts, progress: Progress) -> LatencyTable:
     """The node's latency table of this model."""
     from autoprune.hardware.table import LatencyTable

@@ -233,6 +233,8 @@ def measure_front(
         if stock := found.pop(STOCK, None):
             dense = next(e.plan.key for e in entries if e.name == "dense")
             ledger.event("note", text=_stock_note(stock, found[dense]))
+        if elsewhere.wanted(parts):
+            ledger.event("note", text=elsewhere.note(parts))
         return found
     except MeasurementError as error:
         ledger.event("note", text=f"The front was not timed: {error}.")

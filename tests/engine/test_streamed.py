@@ -20,7 +20,7 @@ from autoprune.pruning.feed import SHARED
 from autoprune.run.parts import Parts, open_parts
 from autoprune.space import Plan
 from autoprune.streamed import StreamedSupernet
-from tests import tiny
+from tests import families, tiny
 
 WORDS = ("window=16", "sequences=4", "calibration.tokens=256", "latency.mode=off", "quiet=true", "out=unused")
 FIDELITY = Fidelity(Split.FITNESS, (1, 12))  # three micro-batches, the last one short
@@ -188,3 +188,11 @@ def test_too_little_room_is_told_with_what_is_needed(parts: Parts, monkeypatch: 
         SettingError, match="stream_mb=1024 is too small: .* of this model's ladders take .* MB"
     ):
         streaming.supernet_of(parts.cfg, parts.adapter, parts.ladders, parts.ladders)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_put_together_while_it_loads_is_refused(given: list[str], tmp_path: Path) -> None:
+    tiny.save(
+        families.model_of("qwen3_moe", next(iter(families.FAMILIES["qwen3_moe"].variants))), tmp_path / "moe"
+    )
+    with pytest.raises(SettingError, match="stream=disk: gate of block 0 .* is made anew when it is loaded"):
+        opened([f"model={tmp_path / 'moe'}", *given[1:]], "stream=disk")

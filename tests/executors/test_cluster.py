@@ -74,16 +74,26 @@ def opened(bench: Any, **settings: Any) -> Iterator[Ray]:
         executor.close()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"workers": 1, "resources": {"fast": 1}, "cpus": 0.5}, {"workers": 2}],
-    ids=["one on the second node", "one on each node"],
-)
 def test_the_ledger_does_not_depend_on_nodes(
-    nodes: Nodes, bench: Any, undisturbed: list[Any], tmp_path: Path, settings: dict[str, Any]
+    nodes: Nodes, bench: Any, undisturbed: list[Any], tmp_path: Path
 ) -> None:
+    settings = {"workers": 1, "resources": {"fast": 1}, "cpus": 0.5}
     with opened(bench, address=nodes.address, **settings) as executor:
         assert bench.study(executor, tmp_path) == undisturbed
+
+
+def test_a_worker_on_each_node_and_one_that_waits_for_another_node(
+    nodes: Nodes, bench: Any, undisturbed: list[Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    executor = Ray(workers=3, address=nodes.address)
+    executor.say = said.append
+    executor.open(bench.evaluation(), bench.spec)
+    assert bench.study(executor, tmp_path) == undisturbed
+    executor.close()
+    assert said == [
+        f"the Ray at executor.address={nodes.address} has room for 2 of 3 workers; the others start when nodes join it"
+    ]
 
 
 def test_a_node_that_sees_no_files_gets_a_copy_once(
@@ -93,6 +103,18 @@ def test_a_node_that_sees_no_files_gets_a_copy_once(
         assert bench.study(executor, tmp_path) == undisturbed
     (copy,) = (Path(bench.spec.cache) / "shipped").glob("[!.]*")
     assert list(copy.glob("input0/model/config.json")) and list(copy.glob("cache/ladders/*/*.safetensors"))
+
+
+def test_what_no_node_has_is_told_with_what_there_is(nodes: Nodes, bench: Any, tmp_path: Path) -> None:
+    said = (
+        "a worker needs 1 CPUs, 1 GPUs, and no node of the Ray at executor.address=.* has that: "
+        "1 node with 1 CPUs; 1 node with 1 CPUs, 1 fast"
+    )
+    with (
+        pytest.raises(SettingError, match=said),
+        opened(bench, address=nodes.address, workers=2, gpus=1) as executor,
+    ):
+        bench.study(executor, tmp_path)
 
 
 class Loses(Ray):
@@ -123,30 +145,6 @@ def test_a_node_lost_in_a_run_loses_nothing_and_a_new_one_gets_a_worker(
     executor.open(bench.evaluation(), bench.spec)
     assert bench.study(executor, tmp_path) == undisturbed, "all that is left must run on the node that came"
     assert executor._seen > 3
-    executor.close()
-
-
-def test_what_no_node_has_is_told_with_what_there_is(nodes: Nodes, bench: Any, tmp_path: Path) -> None:
-    said = (
-        "a worker needs 1 CPUs, 1 GPUs, and no node of the Ray at executor.address=.* has that: "
-        "1 node with 1 CPUs; 1 node with 1 CPUs, 1 fast"
-    )
-    with (
-        pytest.raises(SettingError, match=said),
-        opened(bench, address=nodes.address, workers=2, gpus=1) as executor,
-    ):
-        bench.study(executor, tmp_path)
-
-
-def test_more_workers_than_there_is_room_for_wait(nodes: Nodes, bench: Any, tmp_path: Path) -> None:
-    said: list[str] = []
-    executor = Ray(workers=3, address=nodes.address)
-    executor.say = said.append
-    executor.open(bench.evaluation(), bench.spec)
-    assert bench.study(executor, tmp_path)
-    assert said == [
-        f"the Ray at executor.address={nodes.address} has room for 2 of 3 workers; the others start when nodes join it"
-    ]
     executor.close()
 
 

@@ -67,6 +67,7 @@ class World:
     dismissed: int = 0
     scored: list[tuple[list[int], tuple[int, int]]] = field(default_factory=list)
     slow: bool = False
+    eager: bool = False  # the first is ready first
     hung: set[int] = field(default_factory=set)  # widths that never answer, the first `patience` times
     patience: int = 1_000
     micro: int | None = None
@@ -133,7 +134,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             raise TaskError(error) from error
 
     def wait(references: list[Call], num_returns: int, timeout: float | None) -> Any:
-        ready = [] if made.slow else [r for r in references if not made.hangs(r)][-1:]  # the last is first
+        waiting = references[::-1] if made.eager else references
+        ready = [] if made.slow else [r for r in waiting if not made.hangs(r)][-1:]  # the last is first
         if not ready and timeout:
             time.sleep(timeout)
         return ready, [r for r in references if r not in ready]
@@ -234,6 +236,14 @@ def test_a_plan_that_takes_too_long_loses_its_worker_and_then_fails_alone(world:
     assert world.dismissed == 3 and world.hired == 5
 
 
+def test_a_limit_that_nothing_keeps_stops_the_run(world: World) -> None:
+    executor = Ray(workers=2, limit=0.001)
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.hung = {8}
+    with pytest.raises(StoppedError, match="executor.limit=0.001: 9 evaluations in a row took longer"):
+        run(executor, jobs([8] * 12))
+
+
 def test_a_plan_that_was_late_once_is_scored(world: World) -> None:
     executor = Ray(workers=2, limit=0.01)
     executor.open(None, SPEC)  # type: ignore[arg-type]
@@ -278,6 +288,31 @@ def test_when_all_workers_die_the_run_stops_and_can_be_resumed(executor: Ray, wo
     world.behave = deadly
     with pytest.raises(StoppedError, match="workers in a row have died .no memory"):
         run(executor, jobs([8] * 30))
+
+
+def test_workers_of_two_kinds_are_told_of_once(world: World) -> None:
+    kinds, said = iter(["one", "two", "three"] * 9), list[str]()
+    world.opening = lambda *given: Ready(1, "there", next(kinds))
+    executor = Ray(workers=2)
+    executor.say = said.append
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.eager = True
+    for _ in range(3):
+        run(executor, jobs([8, 16, 24, 32]))
+    assert said == ["workers run on different machines (one, two): scores may differ in their last bits"]
+
+
+def test_a_full_object_store_stops_the_run_at_once_and_blames_nobody(executor: Ray, world: World) -> None:
+    class OutOfDiskError(RayError):
+        pass
+
+    def full(width: int) -> None:
+        raise OutOfDiskError("Local disk is full")
+
+    world.behave = full
+    with pytest.raises(StoppedError, match="Ray has no room for results: Local disk is full"):
+        run(executor, jobs([8]))
+    assert world.dismissed == 0
 
 
 def test_workers_that_cannot_start_stop_the_run_at_once(executor: Ray, world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, StoppedError
 from autoprune.executors.offers import Demand, check_room
 from autoprune.executors.shipping import Parcel, listed, missing, packed, unpacked
 from autoprune.executors.versions import difference, versions
@@ -89,3 +89,34 @@ def test_room_on_nodes_of_different_kinds() -> None:
         SettingError, match="needs 1 CPUs, 1 fast, .* 1 node with 4 CPUs, 1 GPUs; 1 node with 2 CPUs"
     ):
         check_room(Demand(1, 0, {"fast": 1}), 1, nodes, "it")
+
+
+def test_a_node_whose_cache_cannot_be_written_is_told_in_one_line(
+    elsewhere: tuple[Any, Parcel, Store], tmp_path: Path
+) -> None:
+    spec, parcel, store = elsewhere
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        SettingError, match="the artifact cache .*file cannot be written .*set AUTOPRUNE_CACHE=FOLDER"
+    ):
+        unpacked(spec, parcel, tmp_path / "file", store.get)
+
+
+def test_artifacts_that_do_not_fit_into_the_object_store(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    from autoprune.executors.cluster import Cluster
+
+    class Full(Exception):
+        pass
+
+    def put(part: bytes) -> None:
+        raise Full("no room")
+
+    ray = SimpleNamespace(put=put, exceptions=SimpleNamespace(RayError=Full))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(
+        StoppedError, match="do not fit into the object store .no room.; give Ray a larger one"
+    ):
+        packed(listed(bench.spec), Cluster.__new__(Cluster).put)

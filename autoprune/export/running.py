@@ -58,6 +58,7 @@ def run_loaded(model: Any, folder: Path) -> None:
 def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], threads: int) -> str:
     """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done."""
     from autoprune.hardware.fingerprint import last_level_cache
+    from autoprune.kernels import native
     from autoprune.kernels.decode import run_attention, run_norms
     from autoprune.kernels.selector import Selector
 
@@ -66,6 +67,9 @@ def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], th
     done = [run_packed(model, layout, packed, selector)] if layout is not None and packed else []
     done.append(run_dense(model, selector))
     (norms, of), attention = run_norms(model, selector), run_attention(model, selector)
+    for module in model.modules():
+        if type(module).__module__.startswith("autoprune.kernels"):
+            native.settle(module)
     said = [one.text for one in done if one.of]
     said += [f"{norms} of {of} norms on kernels"] if of else []
     return "; ".join(said + (["attention of one token on a kernel"] if attention else []))

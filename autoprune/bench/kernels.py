@@ -4,10 +4,10 @@ Random matrices, one interleaved loop a size, ratios of rounds (median). One tok
 the cache (128 MB of copies in turn, at most 64); ours, and what is only read, stand in large pages as they do in a
 loaded model. GB/s are the bytes of values and index, `of stream` is their share of what reading alone reaches, the byte
 roofline. Many tokens: packing of the activations included; `of peak` is the share of what the processor can multiply
-and add at best that the kept weights of 512 tokens reach, the FLOP roofline. `F.linear` is torch's bf16 product (oneDNN);
-`best dense` is the faster of it and our own dense kernel. The baseline of int8 is torch's own dynamically quantised
-linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours round each token to 8 bits too. Correctness
-is tested elsewhere, here once more by float64.
+and add at best that the kept weights of 512 tokens reach, the FLOP roofline. `F.linear` is torch's bf16 product
+(oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of int8 is torch's own dynamically
+quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours round each token to 8 bits too.
+Correctness is tested elsewhere, here once more by float64.
 """
 
 from __future__ import annotations

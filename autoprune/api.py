@@ -89,8 +89,9 @@ def resume(folder: str | Path, fork: str | Path | None = None, trust: bool = Fal
 def load(folder: str | Path, kernels: bool = True) -> Any:
     """A checkpoint written by `export`, ready to run; no remote code is needed.
 
-    Masked matrices run packed, where a kernel for them is faster here than torch's dense product:
-    `model.autoprune_kernels` says how many do. Such a model runs and cannot be saved: that takes `kernels=False`.
+    Masked matrices run packed, and all else (dense linear maps, norms, attention of one token) on kernels, where these
+    are faster here than the library's: `model.autoprune_kernels` says what does. A model with packed matrices runs and
+    cannot be saved: that takes `kernels=False`.
     """
     from autoprune.export.checkpoint import load_checkpoint
     from autoprune.export.running import run_loaded

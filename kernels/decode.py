@@ -85,7 +85,7 @@ def run_attention(model: Any, selector: Selector) -> bool:
     heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
     if native.missing() or config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return False
-    if not (heads and hidden) or model.dtype not in DTYPES or not getattr(config, "use_cache", False):
+    if not (heads and hidden) or model.dtype not in DTYPES or not model.can_generate():
         return False
     size = getattr(config, "head_dim", None) or hidden // heads
     query, keys = (torch.randn(1, heads, count, size).to(model.dtype) for count in (1, TOKENS))

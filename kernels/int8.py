@@ -74,7 +74,7 @@ class Int8Linear(nn.Module):
     def stored_bytes(self) -> int:
         """What a token has to read: values, index and scales."""
         rest = (self.index, self.start) if self.sparse else ()
-        return self.kept + sum(t.numel() * t.element_size() for t in (*rest, self.scale, self.sums))
+        return self.kept + sum(t.nbytes for t in (*rest, self.scale, self.sums))
 
 
 def rounded_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

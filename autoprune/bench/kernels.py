@@ -1,12 +1,13 @@
 """`autoprune bench kernels`: matrices in the forms that kernels run, against the library's dense products.
 
 Random matrices, one interleaved loop a size, ratios of rounds (median). One token: weights come from memory, not from
-the cache (128 MB of copies in turn, at most 64), GB/s are the bytes of values and index, `of stream` is their share of
-what reading alone reaches, the byte roofline. Many tokens: packing of the activations included; `of peak` is the share
-of what the processor can multiply and add at best that the kept weights of 512 tokens reach, the FLOP roofline.
-`F.linear` is torch's bf16 product (oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of
-int8 is torch's own dynamically quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours
-round each token to 8 bits too. Correctness is tested elsewhere, here once more by float64.
+the cache (128 MB of copies in turn, at most 64); ours, and what is only read, stand in large pages as they do in a
+loaded model. GB/s are the bytes of values and index, `of stream` is their share of what reading alone reaches, the byte
+roofline. Many tokens: packing of the activations included; `of peak` is the share of what the processor can multiply
+and add at best that the kept weights of 512 tokens reach, the FLOP roofline. `F.linear` is torch's bf16 product
+(oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of int8 is torch's own dynamically
+quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours round each token to 8 bits too.
+Correctness is tested elsewhere, here once more by float64.
 """
 
 from __future__ import annotations
@@ -114,8 +115,7 @@ def _one_token(options: argparse.Namespace) -> list[str]:
         layers |= {f"bitmap, {g} % gone": sparse(matrix(rows, columns, "bitmap", g), "bitmap") for g in GONE}
         x = torch.randn(1, columns).to(torch.bfloat16)
         calls = {name: cold(layer, x) for name, layer in layers.items()}
-        stream = torch.randn(COLD // 4)
-        found = timed({**calls, "stream": partial(torch.ops.autoprune.read_all, stream)}, options)
+        found = timed({**calls, "stream": reading()}, options)
         lines += _one_lines(f"{rows}x{columns}", layers, found)
     return lines
 
@@ -159,6 +159,13 @@ def _many_tokens(options: argparse.Namespace) -> list[str]:
     return lines
 
 
+def reading() -> Call:
+    """Reads as much as the copies of a layer hold, from large pages where the system gives them."""
+    stream = torch.randn(COLD // 4)
+    torch.ops.autoprune.large_pages(stream)
+    return partial(torch.ops.autoprune.read_all, stream)
+
+
 def _share(speed: float, peak: float) -> str:
     return f"{speed / peak:.2f}" if peak else ""  # no bf16 instruction here
 
@@ -173,7 +180,12 @@ def _dense(weight: Tensor) -> dict[str, nn.Module]:
 
 def cold(layer: nn.Module, x: Tensor) -> Call:
     """Calls of copies of a layer in turn, so many that their weights are not in the cache."""
+    from autoprune.kernels import native
+
     copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
+    if type(layer).__module__.startswith("autoprune.kernels"):
+        for one in copies:
+            native.settle(one)  # as in a loaded model
     turn = itertools.cycle(copies)
     return lambda: next(turn)(x)
 

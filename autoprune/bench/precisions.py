@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.bench.kernels import COLD, cold, head, matrix, ratio, timed
+from autoprune.bench.kernels import COLD, cold, head, matrix, ratio, reading, timed
 from autoprune.errors import MeasurementError
 
 GONE = (50, 70)
@@ -58,7 +57,7 @@ def int8_lines(options: argparse.Namespace, sizes: Sizes) -> list[str]:
             layers[f"bitmap, {gone} % gone"] = _checked(Int8Linear(kept, sparse=True), kept)
         x = torch.randn(1, columns)
         calls: dict[str, Callable[[], Any]] = {name: cold(layer, x) for name, layer in layers.items()}
-        calls["stream"] = partial(torch.ops.autoprune.read_all, torch.randn(COLD // 4))
+        calls["stream"] = reading()
         found = timed(calls, options)
         rate = COLD / found["stream"].median
         fastest = min((LIBRARY, OURS), key=lambda name: found[name].median)

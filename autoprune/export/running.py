@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,20 @@ def run_loaded(model: Any, folder: Path) -> None:
 def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], threads: int) -> str:
     """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done."""
     from autoprune.hardware.fingerprint import last_level_cache
+    from autoprune.kernels import native
     from autoprune.kernels.decode import run_attention, run_norms
     from autoprune.kernels.selector import Selector
 
+    if os.environ.get(native.SWITCH) == "off":
+        return native.missing()
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     selector = Selector(threads, cold=size > (last_level_cache() or 0))
     done = [run_packed(model, layout, packed, selector)] if layout is not None and packed else []
     done.append(run_dense(model, selector))
     (norms, of), attention = run_norms(model, selector), run_attention(model, selector)
+    for module in model.modules():
+        if type(module).__module__.startswith("autoprune.kernels"):
+            native.settle(module)
     said = [one.text for one in done if one.of]
     said += [f"{norms} of {of} norms on kernels"] if of else []
     return "; ".join(said + (["attention of one token on a kernel"] if attention else []))
@@ -73,6 +80,8 @@ def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], th
 
 def run_dense(model: Any, selector: Selector) -> Replaced:
     """Replace linear maps in place by such with the same parameters, where the selector knows a faster way."""
+    from autoprune.kernels import native
+
     few = many = of = 0
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
@@ -83,7 +92,7 @@ def run_dense(model: Any, selector: Selector) -> Replaced:
             few, many = few + made.few, many + (made.many is not None)
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, made)
-    return Replaced(few, many, of, what="dense")
+    return Replaced(few, many, of, native.missing(), "dense")
 
 
 def run_packed(model: Any, layout: Layout, packed: Mapping[str, Packed], selector: Selector) -> Replaced:

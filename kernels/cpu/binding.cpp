@@ -7,6 +7,10 @@
 
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "simd.h"
 
 namespace {
@@ -157,6 +161,19 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, int64_t most)
   return out.view(x.sizes());
 }
 
+// Moves what whole large pages of a tensor hold onto such; they are read faster. Whether the system did.
+bool large_pages(const Tensor& x) {
+#ifdef __linux__
+  constexpr uintptr_t PAGE = 1 << 21;
+  constexpr int COLLAPSE = 25;  // MADV_COLLAPSE, which older headers do not know
+  const uintptr_t at = reinterpret_cast<uintptr_t>(x.const_data_ptr()), end = (at + x.nbytes()) / PAGE * PAGE;
+  const uintptr_t from = (at + PAGE - 1) / PAGE * PAGE;
+  return x.is_contiguous() && from < end && madvise(reinterpret_cast<void*>(from), end - from, COLLAPSE) == 0;
+#else
+  return false;
+#endif
+}
+
 double read_all(const Tensor& x) {
   TORCH_CHECK(x.is_contiguous() && x.scalar_type() == at::kFloat, "x must be contiguous fp32");
   return autoprune::read_f32(x.const_data_ptr<float>(), x.numel(), at::get_num_threads());
@@ -173,6 +190,7 @@ TORCH_LIBRARY(autoprune, library) {
   library.def("attend_one(Tensor query, Tensor key, Tensor value, float scale, int most=3) -> Tensor");
   library.def("rms_norm(Tensor x, Tensor weight, float eps, int most=3) -> Tensor");
   library.def("read_all(Tensor x) -> float");
+  library.def("large_pages(Tensor x) -> bool");
   library.def("products(int rounds, bool narrow) -> int", [](int64_t rounds, bool narrow) { return autoprune::products(rounds, narrow); });
   library.def("cpu_level() -> int", [] { return static_cast<int64_t>(autoprune::level()); });
 }
@@ -185,5 +203,6 @@ TORCH_LIBRARY_IMPL(autoprune, CPU, library) {
   library.impl("bitmap8_linear", bitmap8_linear);
   library.impl("attend_one", attend_one);
   library.impl("rms_norm", rms_norm);
+  library.impl("large_pages", large_pages);
   library.impl("read_all", read_all);
 }

@@ -19,7 +19,7 @@ from autoprune.cache import Cache
 from autoprune.export.assemble import assemble
 from autoprune.export.checkpoint import load_checkpoint, save_checkpoint
 from autoprune.export.packed import pack_model
-from autoprune.export.running import packed_bytes, run_dense, run_packed
+from autoprune.export.running import packed_bytes, run_dense, run_fast, run_packed
 from autoprune.models import adapter_for
 from autoprune.patterns import masks_of
 from autoprune.pruning.masks.choose import mask_of
@@ -145,6 +145,30 @@ def test_dense_models_run_on_the_faster_linear_maps(
     assert model.get_output_embeddings().weight is not None
     model(torch.arange(5)[None]).logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_switched_off_a_model_is_the_library_s(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.kernels.selector.SMALLEST", 1)
+    monkeypatch.setenv("AUTOPRUNE_KERNELS", "off")
+    monkeypatch.setattr(native, "missing", lambda: "AUTOPRUNE_KERNELS=off")
+    model = assemble(
+        adapter, full_plan(adapter.shape), lambda b, kept: adapter.weights(b, kept.kind), torch.float32
+    )
+    assert run_fast(model, adapter.layout, {}, 1) == "AUTOPRUNE_KERNELS=off"
+    assert not any(type(m).__module__.startswith("autoprune.kernels") for m in model.modules())
+
+
+def test_without_a_compiler_the_reason_is_told(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler")
+    model = assemble(
+        adapter, full_plan(adapter.shape), lambda b, kept: adapter.weights(b, kept.kind), torch.bfloat16
+    )
+    said = run_fast(model, adapter.layout, {}, 1)
+    assert "0 of" in said and "(there is no C++ compiler)" in said and "0 of 7 norms" in said
+    assert logits(model, 5).isfinite().all()
 
 
 def test_a_layer_that_somebody_watches_is_left(

@@ -144,6 +144,14 @@ def test_operators_keep_torch_s_rules_and_compile(kernels: Any) -> None:
                 assert torch.equal(compiled(given), layer(given))
 
 
+def test_weights_in_large_pages_are_the_same_weights(kernels: Any) -> None:
+    layer = linear(torch.float32, 1024, 2048)
+    before, place = layer.weight.clone(), layer.weight.data_ptr()
+    assert native.settle(layer) in (0, 1)  # the system may have none
+    assert layer.weight.data_ptr() == place and torch.equal(layer.weight, before)
+    assert native.settle(linear(torch.float32)) == 0 and not kernels.large_pages(before[:, ::2])
+
+
 def test_without_kernels_it_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "missing", lambda: "none here")
     stock, x = linear(torch.bfloat16), torch.randn(1, 64).bfloat16()

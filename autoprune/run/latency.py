@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ def latency_table(parts: Parts, stored: Path, progress: Progress) -> LatencyTabl
         table = named_table(parts, Path(str(latency.file)).expanduser())
         if latency.foreign:
             return table
-        return fresh(parts, table, workload(parts), lambda: measured_table(parts, progress), progress)
+        return _fresh(parts, table, lambda: measured_table(parts, progress), progress)
     if elsewhere.wanted(parts):
         return elsewhere.table(parts, progress)
     return checked_table(parts, progress)
@@ -94,7 +94,15 @@ def checked_table(parts: Parts, progress: Progress) -> LatencyTable:
         found.save(file)
         return found
 
-    return fresh(parts, table, workload(parts), again, progress)
+    return _fresh(parts, table, again, progress)
+
+
+def _fresh(
+    parts: Parts, table: LatencyTable, measure: Callable[[], LatencyTable], progress: Progress
+) -> LatencyTable:
+    """A stored table, or what its staleness leads to."""
+    answer, dense = str(parts.cfg.latency.stale), partial(as_exported, parts, parts.dense_plan())
+    return fresh(answer, table, dense, workload(parts), measure, progress)
 
 
 def _unpriced(parts: Parts) -> list[str]:
@@ -290,6 +298,7 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
         f"{metric} {getattr(stock, f'{metric}_ms'):.2f} ms, here {getattr(dense, f'{metric}_ms'):.2f} ms "
         f"({getattr(stock, f'{metric}_ratio'):.2f}x)"
         for metric in ("prefill", "decode")
+        if getattr(stock, f"{metric}_ms") is not None
     ]
     return f"All models, dense too, run on what is fastest here. Dense as transformers runs it: {'; '.join(said)}."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import MeasurementError, SettingError
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from autoprune.hardware.table import LatencyTable
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
-    from autoprune.run.parts import Parts
 
 TOLERANCE = 0.10  # change of a dense time by which a table is stale
 ROUNDS = 5
@@ -21,21 +20,21 @@ PER_ROUND = 0.04  # of them for each phase of a small model: a round repeats wha
 
 
 def fresh(
-    parts: Parts,
+    answer: str,
     table: LatencyTable,
+    dense: Callable[[], Any],
     work: Workload,
     measure: Callable[[], LatencyTable],
     progress: Progress,
 ) -> LatencyTable:
-    """The table, or with `latency.stale=measure` a new one where the dense model's times have changed.
+    """The table, or with the answer `measure` a new one where the times of the dense model have changed.
 
-    Raises SettingError then with `latency.stale=refuse`. A busy machine is not asked.
+    Raises SettingError then where it is `refuse`; with `keep` nothing is timed. A busy machine is not asked.
     """
-    answer = str(parts.cfg.latency.stale)
     if answer == "keep" or not table.dense_ms or _seconds(table) > CHEAP:
         return table
     try:
-        change = _changes(parts, table, work)
+        change = _changes(dense(), table, work)
     except MeasurementError:
         progress.say("the stored latency table was not checked: the machine is busy")
         return table
@@ -49,11 +48,10 @@ def fresh(
     return measure()
 
 
-def _changes(parts: Parts, table: LatencyTable, work: Workload) -> dict[str, float]:
+def _changes(model: Any, table: LatencyTable, work: Workload) -> dict[str, float]:
     """By metric, how much longer the dense model takes now."""
     from autoprune.hardware.endtoend import measure_models
 
-    model = parts.build(parts.dense_plan())
     now = measure_models({"dense": model}, replace(work, rounds=ROUNDS))["dense"]
     return {m: getattr(now, f"{m}_ms") / then - 1 for m, then in table.dense_ms.items() if then > 0}
 

@@ -261,7 +261,7 @@ def test_a_stale_table_of_the_cache_is_replaced(
 ) -> None:
     before = (measured / "latency.json").read_text()
     table = LatencyTable.from_json(before)
-    monkeypatch.setattr(latency, "fresh", lambda parts, table, work, again, progress: again())
+    monkeypatch.setattr(latency, "_fresh", lambda parts, table, again, progress: again())
     monkeypatch.setattr(latency, "measured_table", lambda *_: replace(table, rounds=99))
     assert checked_table(parts, progress).rounds == 99
     assert LatencyTable.load(measured / "latency.json").rounds == 99

@@ -115,10 +115,11 @@ def _agrees(stock: Any, ours: Norm) -> bool:
         if wanted.dtype is not x.dtype:
             return False
         near: bool = torch.allclose(ours(x), wanted, rtol=NEAR[x.dtype], atol=1e-6)
-        return near
+    return near
 
 
 def _sooner(stock: Any, ours: Norm, selector: Selector) -> bool:
     size, dtype = len(stock.weight), stock.weight.dtype
     x = torch.ones(1, 1, size, dtype=dtype)
-    return selector.faster(f"norm {dtype} {size}", lambda: stock(x), lambda: ours(x))
+    gains: bool = selector.faster(f"norm {dtype} {size}", lambda: stock(x), lambda: ours(x))
+    return gains

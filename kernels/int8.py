@@ -65,8 +65,9 @@ class Int8Linear(nn.Module):
         """The matrix that the layer holds, fp32."""
         if not self.sparse:
             return self.values * self.scale[:, None]
-        bits = (self.index.view(self.rows, -1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
-        dense = torch.zeros(self.rows, self.columns)
+        places = torch.arange(8, dtype=torch.uint8, device=self.index.device)
+        bits = (self.index.view(self.rows, -1, 1) >> places) & 1
+        dense = self.scale.new_zeros(self.rows, self.columns)
         dense[bits.view(self.rows, -1)[:, : self.columns].bool()] = self.values[: self.kept].float()
         return dense * self.scale[:, None]
 
@@ -74,7 +75,8 @@ class Int8Linear(nn.Module):
     def stored_bytes(self) -> int:
         """What a token has to read: values, index and scales."""
         rest = (self.index, self.start) if self.sparse else ()
-        return self.kept + sum(t.nbytes for t in (*rest, self.scale, self.sums))
+        read: int = self.kept + sum(t.nbytes for t in (*rest, self.scale, self.sums))
+        return read
 
 
 def rounded_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,14 +15,14 @@ from autoprune.executors.trials import CHANNELS
 TOLD = ("step", "metrics", "per_window", "error", "kind")  # of what a trial reports
 
 
-class Submitted(Searcher):  # type: ignore[misc]
+class Submitted(Searcher):
     """Proposes what a study has submitted, in that order: our searchers as a search algorithm of Tune."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(metric="score", mode="min")
         self._name = channel
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next job; None while there is none."""
         channel = CHANNELS[self._name]
         found = None if channel.closed.is_set() else channel.next()
@@ -39,7 +39,7 @@ class Submitted(Searcher):  # type: ignore[misc]
         """Nothing was kept."""
 
 
-class Heard(Callback):  # type: ignore[misc]
+class Heard(Callback):
     """Hands each ended trial's last report to the study."""
 
     def __init__(self, channel: str) -> None:
@@ -61,7 +61,7 @@ class Heard(Callback):  # type: ignore[misc]
         CHANNELS[self._name].told.put(said)
 
 
-class Ended(Stopper):  # type: ignore[misc]
+class Ended(Stopper):
     """Stops everything once the study has let go."""
 
     def __init__(self, channel: str) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autoprune.errors import AutopruneError
 from autoprune.executors.trials import CHANNELS
 
+TOLD = ("step", "metrics", "per_window", "error", "kind")  # of what a trial reports
 
-class Submitted(Searcher):  # type: ignore[misc]
+
+class Submitted(Searcher):
     """Proposes what a study has submitted, in that order: our searchers as a search algorithm of Tune."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(metric="score", mode="min")
         self._name = channel
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next job; None while there is none."""
         channel = CHANNELS[self._name]
         found = None if channel.closed.is_set() else channel.next()
@@ -30,43 +32,36 @@ class Submitted(Searcher):  # type: ignore[misc]
         """The listener tells the study."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to keep: the ledger knows."""
+        """Nothing to keep, the ledger knows; but Tune restores nothing without a file."""
+        Path(checkpoint_path).write_text(self._name, encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was kept."""
 
 
-class Heard(Callback):  # type: ignore[misc]
+class Heard(Callback):
     """Hands each ended trial's last report to the study."""
 
     def __init__(self, channel: str) -> None:
         self._name = channel
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Where Tune has begun anew instead of restoring, nobody waits for what it had begun."""
+        CHANNELS[self._name].settle([t.config for t in trials])
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Whole, or given up by the scheduler."""
-        channel = CHANNELS[self._name]
         last = dict(trial.last_result or {})
-        if "metrics" in last:
-            channel.told.put({k: last[k] for k in ("proposal", "step", "metrics", "per_window")})
-        elif not channel.closed.is_set():
-            channel.told.put({"proposal": trial.config["proposal"], "error": "its trial reported nothing"})
+        told = {k: last[k] for k in TOLD if k in last} or {"error": "its trial reported nothing"}
+        CHANNELS[self._name].told.put({**told, "proposal": trial.config["proposal"]})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """After its retries."""
-        error = trial.get_pickled_error() or trial.get_error() or "its trial failed"
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, AutopruneError):  # no plan's fault
-            CHANNELS[self._name].told.put({"fatal": cause})
-            return
-        line = (
-            " ".join(f"{type(cause).__name__}: {cause}".split())
-            if isinstance(cause, Exception)
-            else str(cause)
-        )
-        CHANNELS[self._name].told.put({"proposal": trial.config["proposal"], "error": line[:300]})
+        said = {"proposal": trial.config["proposal"], "error": "its trial's process died every time"}
+        CHANNELS[self._name].told.put(said)
 
 
-class Ended(Stopper):  # type: ignore[misc]
+class Ended(Stopper):
     """Stops everything once the study has let go."""
 
     def __init__(self, channel: str) -> None:

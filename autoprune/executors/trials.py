@@ -14,14 +14,15 @@ import queue
 import shutil
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import SettingError
+from autoprune import errors
+from autoprune.errors import AutopruneError, SettingError
 from autoprune.executors.attaching import check_address
 from autoprune.executors.base import Spec
 from autoprune.executors.cluster import STORE, _temporary
@@ -35,10 +36,13 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # what a restore knows is at most so old
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # model and data may be named from where the run was started
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "600",
 }
 POLL = 0.5  # seconds
+FATAL = ("SettingError", "LedgerError", "DataError", "UnsupportedModelError")  # no plan is at fault
+WORST = 1e308  # a score that no plan has
 TUNE = "tune"  # what Tune keeps of an experiment
 
 
@@ -58,12 +62,19 @@ class Channel:
         self.told: queue.Queue[dict[str, Any]] = queue.Queue()
         self.restored: set[str] = set()  # trials that Tune goes on with by itself
         self._waiting: deque[dict[str, Any]] = deque()
+        self._held: deque[dict[str, Any]] = deque()
 
     def add(self, job: Job) -> None:
         """Offer a job, unless a trial of it goes on."""
         config = config_of(job)
-        if identity(config) not in self.restored:
-            self._waiting.append(config)
+        (self._held if identity(config) in self.restored else self._waiting).append(config)
+
+    def settle(self, known: Sequence[Mapping[str, Any]]) -> None:
+        """Offer what was held back after all, if Tune knows no trial of it."""
+        if self.restored and not self.restored & {identity(c) for c in known}:
+            self.restored = set()
+            self._waiting.extend(self._held)
+            self._held.clear()
 
     def next(self) -> dict[str, Any] | None:
         """What is to be tried next."""
@@ -113,8 +124,10 @@ class Experiment:
                 if left <= 0:
                     return None
                 continue
-            if told.get("fatal"):
+            if "fatal" in told:
                 raise told["fatal"]
+            if told.get("kind") in FATAL:
+                raise getattr(errors, told["kind"])(told["error"])
             return told
 
     def close(self) -> None:
@@ -182,21 +195,29 @@ class Experiment:
 
 
 def run_trial(config: Mapping[str, Any], spec: Spec, settings: Mapping[str, Any], folder: str) -> None:
-    """A trial: train the plan and report its scores at every rung."""
+    """A trial: train the plan and report its scores at every rung; an error of ours is a report, too.
+
+    So Tune tries again only where a process has died.
+    """
     from ray import tune
 
     os.environ["AUTOPRUNE_CACHE"] = spec.cache
     fidelity = Fidelity(Split.FITNESS, (config["first"], config["last"]))
-    plan = Plan.from_json(config["plan"])
+    told = {"proposal": config["proposal"]}
 
     def report(step: int, scores: Any) -> None:
         values = {name: column.tolist() for name, column in scores.per_window.items()}
-        told = {"metrics": dict(scores.metrics), "per_window": values, "score": scores.metrics["kl"]}
-        tune.report({"step": step, "proposal": config["proposal"], **told})
+        found = {"metrics": dict(scores.metrics), "per_window": values, "score": scores.metrics["kl"]}
+        tune.report({"step": step, **told, **found})
 
-    trials = _trials(spec, settings)
-    state = Path(folder) / "states" / f"{plan.key}-{config['first']}-{config['last']}"
-    trials.run(plan, fidelity, state, report)
+    try:
+        plan = Plan.from_json(config["plan"])
+        state = Path(folder) / "states" / f"{plan.key}-{config['first']}-{config['last']}"
+        _trials(spec, settings).run(plan, fidelity, state, report)
+    except Exception as error:
+        fault = type(error).__name__
+        line = " ".join((str(error) if isinstance(error, AutopruneError) else f"{fault}: {error}").split())
+        tune.report({"step": 0, "score": WORST, **told, "error": line[:300], "kind": fault})
 
 
 HELD: dict[str, Any] = {}  # what a process has built for its trials, by what it was built from

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.errors import SettingError, StoppedError
+from autoprune.errors import SettingError
 from autoprune.executors.base import Spec
 from autoprune.objective import Proposal, Result, Status
 from autoprune.space import digest
@@ -114,8 +114,6 @@ class Tune:
 def _result(proposal: Proposal, told: dict[str, Any]) -> Result:
     """What a trial's last report says."""
     if "error" in told:
-        if told.get("fatal"):
-            raise StoppedError(f"executor=tune: {told['error']}")
         return Result(proposal, Status.FAILED, reason=str(told["error"]))
     metrics = {str(k): float(v) for k, v in told["metrics"].items()} | {"recovery_steps": float(told["step"])}
     per_window = {str(k): np.asarray(v, dtype=float) for k, v in told["per_window"].items()}

@@ -14,9 +14,10 @@ from tests.house.sources import ROOMS, ROOT, Import, eager_closure, imports, imp
 CORE = ("space", "objective", "errors", "shape", "patterns", "kv_policy")
 TORCH = ("torch", "transformers")
 SEARCH_SIDE = ("searchers", "executors", "ledger", "study", "report", "commands", "cli", "api")
-OPTIONAL = (  # imported when tasks, or a GPU, are asked for
+OPTIONAL = (  # imported when tasks, a GPU or Tune are asked for
     *("evaluators/harness.py", "evaluators/task_files.py"),
     "kernels/gpu.py",
+    "autoprune/executors/bridge.py",
 )
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle"}

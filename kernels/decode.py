@@ -82,7 +82,7 @@ def run_norms(model: nn.Module, selector: Selector) -> tuple[int, int]:
 def run_attention(model: Any, selector: Selector) -> bool:
     """Let a model that runs on torch's attention run one token on the kernel, where that is faster; whether it does."""
     config = model.config
-    heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
+    heads, hidden = _most_heads(config), getattr(config, "hidden_size", None)
     if native.missing() or config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return False
     if not (heads and hidden) or model.dtype not in DTYPES or not model.can_generate():
@@ -102,6 +102,13 @@ def run_attention(model: Any, selector: Selector) -> bool:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     return True
+
+
+def _most_heads(config: Any) -> int | None:
+    """Query heads, of the block that has most where blocks differ."""
+    if "num_attention_heads" not in (getattr(config, "per_layer_attributes", None) or ()):
+        return getattr(config, "num_attention_heads", None)
+    return max(int(getattr(sizes, "num_attention_heads", None) or 0) for sizes in config.per_layer_config)
 
 
 def _agrees(stock: Any, ours: Norm) -> bool:

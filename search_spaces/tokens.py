@@ -33,14 +33,15 @@ class Tokens:
         self.keep = tuple(sorted({*keep, 100}))
 
     def options(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        """The options of the rule's setting."""
-        return {self.setting: self.keep}
-
-    def genes(self, shape: Shape) -> tuple[OptionGene, ...]:
-        """One gene a block; raises SettingError for a family that keeps all its tokens."""
+        """The options of the rule's setting; raises SettingError for a family that keeps all its tokens."""
         if shape.task == "text":
             raise SettingError(
                 f"space=[tokens] does not fit family {shape.model_type!r}, which continues every token (for prompts "
                 "there is space=[prefill_tokens]); it is for classifiers: bert, roberta, distilbert, vit, deit"
             )
-        return tuple(OptionGene(b, "attention", self.setting, self.keep) for b in range(shape.blocks))
+        return {self.setting: self.keep}
+
+    def genes(self, shape: Shape) -> tuple[OptionGene, ...]:
+        """One gene a block."""
+        keep = self.options(shape)[self.setting]
+        return tuple(OptionGene(b, "attention", self.setting, keep) for b in range(shape.blocks))

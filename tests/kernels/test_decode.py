@@ -17,6 +17,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from autoprune.cache import Cache
+from autoprune.models import adapter_for
+from autoprune.space import Plan
 from tests import tiny
 
 NEAR = {torch.bfloat16: 1.5e-2, torch.float32: 1e-5}
@@ -120,6 +122,20 @@ def test_a_model_decodes_the_same_on_them(
     assert "attn_implementation" not in ours.config.to_dict()
     again = copy.deepcopy(ours)
     assert torch.equal(logits(again), found)
+
+
+def test_blocks_of_different_sizes_run_on_them_too(kernels: Any, selector: Selector) -> None:
+    adapter: Any = adapter_for(tiny.llama(blocks=2))
+
+    def kept(block: int, sublayer: Any) -> Any:
+        count = int(sublayer.get(adapter.unit_setting(sublayer.kind)))
+        return adapter.units(sublayer.kind).prefix(adapter.weights(block, sublayer.kind), count)
+
+    model = adapter.install(Plan.of([(1, tiny.FFN), (2, 16)]), kept, torch.float32)
+    ours = copy.deepcopy(model)
+    assert run_norms(ours, selector) == (5, 5) and run_attention(ours, selector)
+    wanted, found = logits(model), logits(ours)
+    assert torch.allclose(found, wanted, atol=1e-4 * float(wanted.abs().max()))
 
 
 def test_a_padded_prompt_and_beams_go_on_as_before(kernels: Any, selector: Selector) -> None:

@@ -81,7 +81,7 @@ def _all(nodes: Sequence[Mapping[str, float]]) -> str:
     counted: dict[str, int] = {}
     for node in nodes:
         counted[said(node)] = counted.get(said(node), 0) + 1
-    return "; ".join(f"{n} node{'s' * (n > 1)} with {text}" for text, n in counted.items())
+    return "; ".join(f"{n} node{'s' * (n > 1)} with {text}" for text, n in sorted(counted.items()))
 
 
 def said(amounts: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ from autoprune.searchers.nsga2 import NSGA2
 from autoprune.searchers.problem import Problem
 from autoprune.space import Plan
 from autoprune.study import Budget, Phase, Study
-from tests import tiny
+from tests import made_up_ray, tiny
 
 WANTED = (Objective("kl"), Objective("params"))
 SETTINGS = ("window=16", "sequences=4", "calibration.tokens=256", "latency.mode=off", "quiet=true")
@@ -98,3 +98,8 @@ def undisturbed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[
     executor = Serial()
     executor.open(bench.evaluation(), bench.spec)
     return bench.study(executor, tmp_path_factory.mktemp("serial"))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> made_up_ray.World:
+    return made_up_ray.put_in_place(monkeypatch)

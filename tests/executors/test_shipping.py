@@ -86,7 +86,7 @@ def test_room_on_nodes_of_different_kinds() -> None:
     assert check_room(Demand(1), 8, nodes, "it") == 6 and check_room(Demand(1), 3, nodes, "it") == 3
     assert check_room(Demand(1, 0.5), 8, nodes, "it") == 2
     with pytest.raises(
-        SettingError, match="needs 1 CPUs, 1 fast, .* 1 node with 4 CPUs, 1 GPUs; 1 node with 2 CPUs"
+        SettingError, match="needs 1 CPUs, 1 fast, .* 1 node with 2 CPUs; 1 node with 4 CPUs, 1 GPUs"
     ):
         check_room(Demand(1, 0, {"fast": 1}), 1, nodes, "it")
 

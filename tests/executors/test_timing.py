@@ -63,7 +63,8 @@ def test_models_are_timed_and_the_device_is_named(timer: Timer, bench: Any) -> N
 def test_a_node_is_taken_as_a_whole() -> None:
     assert whole_node({"timing": 1}, NODES, "it") == Demand(2.0, 1.0, {"timing": 2.0})
     with pytest.raises(
-        SettingError, match="latency.on: no node of it has 1 fast: 1 node with 4 CPUs; 1 node with 2 CPUs"
+        SettingError,
+        match="latency.on: no node of it has 1 fast: 1 node with 2 CPUs, 1 GPUs, 2 timing; 1 node with 4 CPUs",
     ):
         whole_node({"fast": 1}, NODES, "it")
 

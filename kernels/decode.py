@@ -82,12 +82,12 @@ def run_norms(model: nn.Module, selector: Selector) -> tuple[int, int]:
 def run_attention(model: Any, selector: Selector) -> bool:
     """Let a model that runs on torch's attention run one token on the kernel, where that is faster; whether it does."""
     config = model.config
-    heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
+    heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
     if native.missing() or config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return False
     if not (heads and hidden) or model.dtype not in DTYPES or not model.can_generate():
         return False
-    size = getattr(config, "head_dim", None) or hidden // heads
+    size = _size(config, "head_dim") or hidden // heads
     query, keys = (torch.randn(1, heads, count, size).to(model.dtype) for count in (1, TOKENS))
 
     def stock() -> Tensor:
@@ -102,6 +102,12 @@ def run_attention(model: Any, selector: Selector) -> bool:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     return True
+
+
+def _size(config: Any, name: str) -> int | None:
+    """What a config holds, of blocks that differ the commonest: as an attribute it would not tell that."""
+    found: int | None = vars(config).get(config.attribute_map.get(name, name))
+    return found
 
 
 def _agrees(stock: Any, ours: Norm) -> bool:

@@ -87,7 +87,7 @@ def run_attention(model: Any, selector: Selector) -> bool:
         return False
     if not (heads and hidden) or model.dtype not in DTYPES or not model.can_generate():
         return False
-    size = getattr(config, "head_dim", None) or hidden // heads
+    size = _size(config, "head_dim") or hidden // heads
     query, keys = (torch.randn(1, heads, count, size).to(model.dtype) for count in (1, TOKENS))
 
     def stock() -> Tensor:

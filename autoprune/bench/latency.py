@@ -25,6 +25,7 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "unstructured": ("docs-llama", ("space=[sparsity]",)),
     "window": ("docs-llama", ("space=[structured,kv_cache]",)),
     "accumulated": ("docs-llama", ("space=[kv_cache]", "space.kv_cache.policy=accumulated")),
+    "heads": ("docs-llama", ("space=[structured,heads]",)),
     "tokens": ("docs-bert", ("space=[structured,tokens]",)),
     "experts": ("docs-moe", ("space=[structured,experts]",)),
 }

@@ -12,7 +12,7 @@ import numpy as np
 from autoprune.errors import SettingError
 from autoprune.kv_policy import FULL, GENES, held_values, policy_of
 from autoprune.patterns import pattern_of
-from autoprune.shape import Shape, full_plan, kept_count, matrices
+from autoprune.shape import GROUP_HEADS, Shape, full_plan, kept_count, matrices
 from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, is_mask, token_keep
 
 Options = Mapping[str, Sequence[int]]
@@ -106,6 +106,29 @@ class Masks:
                 total += flow[0] * share * np.array(_between((*self.options, full), option, label))
                 masked += 1
         return [*([float(masked)] if self.overhead else []), *total[:-1].tolist()]
+
+
+@dataclass(frozen=True)
+class QueryHeads:
+    """What fewer query heads in every KV group change, in proportion to the groups that are kept."""
+
+    options: tuple[int, ...]  # below the full one
+    shape: Shape
+    kind: Kind = "attention"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """One an option; a larger one is never cheaper."""
+        return tuple(
+            Part(self.kind, GROUP_HEADS, o, after=i > 0, signed=True) for i, o in enumerate(self.options)
+        )
+
+    def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
+        """Nothing where a group keeps all its heads."""
+        full = self.shape.heads_per_group
+        shares = _between((*self.options, full), int(plan.get(GROUP_HEADS, full)), GROUP_HEADS)
+        groups = int(plan.get("kv_groups")) / self.shape.kv_groups
+        return [flow[0] * groups * share for share in shares[:-1]]
 
 
 @dataclass(frozen=True)
@@ -213,6 +236,8 @@ def hits(experts: int, used: int, tokens: int) -> float:
 def terms_of(shape: Shape, tokens: Mapping[str, int], context: int, options: Options) -> tuple[Term, ...]:
     """The terms that a model's plans with these options take; `tokens` of a forward pass by metric."""
     found: list[Term] = [Sizes("attention", _nonzero(options["kv_groups"]))]
+    if fewer := tuple(o for o in _nonzero(options.get(GROUP_HEADS, ())) if o < shape.heads_per_group):
+        found.append(QueryHeads(fewer, shape))
     if GENES & set(options):
         found.append(CutCache(shape, context))
     found.append(Experts(shape, tokens) if shape.experts else Sizes("ffn", _nonzero(options["width"])))
@@ -223,7 +248,7 @@ def terms_of(shape: Shape, tokens: Mapping[str, int], context: int, options: Opt
 
 def unpriced(settings: Collection[str], shape: Shape) -> list[str]:
     """Plan settings that no term knows."""
-    known = {*SIZES.values(), *GENES, *(EXPERTS if shape.experts else ())}
+    known = {*SIZES.values(), GROUP_HEADS, *GENES, *(EXPERTS if shape.experts else ())}
     passed = [n for n in settings if shape.task != "text" and n.startswith(KEEP)]
     return sorted(n for n in settings if n not in (*known, *passed) and not is_mask(n))
 

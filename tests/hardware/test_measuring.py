@@ -30,7 +30,10 @@ OPTIONS = {"kv_groups": (0, 1, 2), "width": (0, 8, 32)}
 
 def space_of(shape: Shape, options: Mapping[str, Any] = OPTIONS, **settings: Any) -> SublayerSpace:
     """All these options in every block, `settings` of attention or FFN besides."""
-    own = {"attention": ("kv_", "keep_", "q.", "o."), "ffn": ("experts", "width", "up.", "down.")}
+    own = {
+        "attention": ("kv_", "keep_", "group_heads", "q.", "o."),
+        "ffn": ("experts", "width", "up.", "down."),
+    }
     sublayers = [
         SublayerPlan.of(
             s.kind, **dict(s.settings), **{n: v for n, v in settings.items() if n.startswith(own[s.kind])}
@@ -222,6 +225,22 @@ def test_a_cut_cache_is_priced_by_what_it_holds(shape: Shape, imagined: Any) -> 
     assert found.settled == {"kv_full": 8, "kv_sink": 1}
     for plan in random_plans(space, 12, seed=5):
         assert plan_cost(plan, found)["decode"] == pytest.approx(1000 * seconds(plan, "decode"), rel=5e-3)
+
+
+def test_query_heads_are_priced_as_a_change_of_the_groups(shape: Shape, imagined: Any) -> None:
+    wide = replace(shape, blocks=6, heads=8)
+    options = {"kv_groups": (0, 1, 2), "width": (32,), "group_heads": (1, 2, 3, 4)}
+    space = space_of(wide, options, group_heads=4)
+
+    def seconds(plan: Plan, metric: str) -> float:
+        attention = [s for s in plan.sublayers if s.kind == "attention" and not s.gone]
+        sizes = [(int(s.get("kv_groups")), int(s.get("group_heads"))) for s in attention]
+        return (3.0 + sum(groups * (0.2 + 0.1 * heads) for groups, heads in sizes)) / 1000
+
+    found = imagined(wide, space, seconds, options)
+    assert "attention group_heads 2" in [e.text for e in found.entries]
+    for plan in random_plans(space, 12, seed=5):
+        assert plan_cost(plan, found)["decode"] == pytest.approx(1000 * seconds(plan, "decode"), rel=2e-3)
 
 
 def test_fewer_tokens_are_priced_as_whole_plans(shape: Shape, imagined: Any) -> None:

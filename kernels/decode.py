@@ -82,7 +82,7 @@ def run_norms(model: nn.Module, selector: Selector) -> tuple[int, int]:
 def run_attention(model: Any, selector: Selector) -> bool:
     """Let a model that runs on torch's attention run one token on the kernel, where that is faster; whether it does."""
     config = model.config
-    heads, hidden = _most_heads(config), getattr(config, "hidden_size", None)
+    heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
     if native.missing() or config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return False
     if not (heads and hidden) or model.dtype not in DTYPES or not model.can_generate():
@@ -104,11 +104,10 @@ def run_attention(model: Any, selector: Selector) -> bool:
     return True
 
 
-def _most_heads(config: Any) -> int | None:
-    """Query heads, of the block that has most where blocks differ."""
-    if "num_attention_heads" not in (getattr(config, "per_layer_attributes", None) or ()):
-        return getattr(config, "num_attention_heads", None)
-    return max(int(getattr(sizes, "num_attention_heads", None) or 0) for sizes in config.per_layer_config)
+def _size(config: Any, name: str) -> int | None:
+    """What a config holds, of blocks that differ the commonest: as an attribute it would not tell that."""
+    found: int | None = vars(config).get(config.attribute_map.get(name, name))
+    return found
 
 
 def _agrees(stock: Any, ours: Norm) -> bool:

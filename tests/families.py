@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -43,7 +44,9 @@ class Family:
 
     def make(self, variant: str, **settings: Any) -> Any:
         """A dense model with random weights, norms and biases included."""
-        made = {**self.sizes, **IDS, **self.variants[variant], **settings}
+        made = copy.deepcopy(
+            {**self.sizes, **IDS, **self.variants[variant], **settings}
+        )  # configs write into theirs
         torch.manual_seed(0)
         model = getattr(transformers, self.model)(getattr(transformers, self.config)(**made))
         generator = torch.Generator().manual_seed(1)

@@ -92,7 +92,7 @@ def test_fresh_weights_follow_the_seed_and_leave_the_global_state_alone() -> Non
         ({"seeds": 0}, "--seeds 0 must be at least 1"),
         ({"search_tokens": "nan"}, "--search-tokens nan must be a finite number"),
         ({"plan": "dense"}, "--plan=dense is no pruned model"),
-        ({"plan": "nowhere"}, "--plan=nowhere is neither dense, nor uniform@RATIO, nor a file with a plan"),
+        ({"plan": "nowhere"}, "--plan=nowhere is neither dense, nor a baseline@RATIO"),
     ],
 )
 def test_mistakes_are_one_line(changed: Any, line: str, given: Any, tmp_path: Path, capsys: Any) -> None:

@@ -18,9 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/autoprune demo
 
+# Tests that fork, or start clusters, have a process of their own beside the others.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -m alone > .alone.log 2>&1 & alone=$$!; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone"; others=$$?; \
+	wait $$alone; own=$$?; cat .alone.log; rm .alone.log; test $$others -eq 0 -a $$own -eq 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,11 +18,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/autoprune demo
 
-# Tests that fork, or start clusters, have a process of their own beside the others.
+# Tests that fork, or start clusters, have processes of their own: mostly they wait, so there are two side by side.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m alone > .alone.log 2>&1 & alone=$$!; \
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone"; others=$$?; \
-	wait $$alone; own=$$?; cat .alone.log; rm .alone.log; test $$others -eq 0 -a $$own -eq 0
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone tests/executors > .alone.log 2>&1 & clusters=$$!; \
+	$(BIN)/python -m pytest -m alone --ignore tests/executors; others=$$?; \
+	wait $$clusters; own=$$?; cat .alone.log; rm .alone.log; test $$others -eq 0 -a $$own -eq 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

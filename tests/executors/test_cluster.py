@@ -91,9 +91,10 @@ def test_a_worker_on_each_node_and_one_that_waits_for_another_node(
     executor.open(bench.evaluation(), bench.spec)
     assert bench.study(executor, tmp_path) == undisturbed
     executor.close()
-    assert said == [
-        f"the Ray at executor.address={nodes.address} has room for 2 of 3 workers; the others start when nodes join it"
-    ]
+    room = f"the Ray at executor.address={nodes.address} has room for 2 of 3 workers"
+    assert (
+        said[0] == f"{room}; the others start when nodes join it"
+    )  # on a busy machine it also says that it waits
 
 
 def test_a_node_that_sees_no_files_gets_a_copy_once(

@@ -73,8 +73,8 @@ def describe(tables: Mapping[str, LatencyTable]) -> str:
                 f"| {table.dense_ms[metric]:.3f} ms ({table.dense_wall_ms[metric]:.3f}) |"
             )
     for metric in ("prefill", "decode"):
-        rows = [t.error[metric] for t in tables.values() if metric in t.error]
-        lines.append(f"| all | {metric} | {_cells(pooled(rows))} (the lowest) | | |")
+        if rows := [t.error[metric] for t in tables.values() if metric in t.error]:
+            lines.append(f"| all | {metric} | {_cells(pooled(rows))} (the lowest) | | |")
     return "\n".join([*lines, "", _circumstances(list(tables.values()))])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +35,12 @@ def test_all_kinds_together() -> None:
     assert "| sparsity | decode | 16 | 2.00% | 6.00% | 0.9900 |" in text
     assert "| all | prefill | 32 | 1.50% | 6.00% | 0.9900 (the lowest) |" in text
     assert text.endswith("On Abacus 9, torch 2, kernels: AVX512.")
+
+
+def test_classifiers_have_no_decode() -> None:
+    whole = table(0.01, 0.999)
+    text = describe({"tokens": replace(whole, error={"prefill": whole.error["prefill"]})})
+    assert "| all | prefill |" in text and "| all | decode |" not in text
 
 
 @pytest.mark.parametrize("kind", KINDS)

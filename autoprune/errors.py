@@ -62,8 +62,14 @@ class StoppedError(AutopruneError):
     exit_code = 3
 
 
+LISTED = 60  # names in one line
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """The tail of an error: the nearest allowed name, or the list of them."""
+    """The tail of an error: the nearest allowed name, or the list of them, of very many the first."""
     names = sorted(str(a) for a in allowed)
     hit = difflib.get_close_matches(str(word), names, 1, 0.5)
-    return f"; did you mean {hit[0]!r}?" if hit else f"; allowed: {', '.join(names)}"
+    if hit:
+        return f"; did you mean {hit[0]!r}?"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"; allowed: {', '.join(names[:LISTED])}{more}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprune.errors import SettingError
+from autoprune.errors import SettingError, nearest
 from autoprune.objective import (
     Constraint,
     Fidelity,
@@ -106,3 +106,8 @@ def test_a_search_cannot_ask_for_other_windows_than_fitness(split: Split) -> Non
         SettingError, match=f"asks for windows of split {split.value}; a search sees split fitness"
     ):
         Proposal(3, Candidate((0,)), Fidelity(split, (0, 1)))
+
+
+def test_very_many_names_are_not_all_listed() -> None:
+    tail = nearest("zzz", [f"name{i:04}" for i in range(14_000)])
+    assert tail.endswith("name0059 and 13940 more") and len(tail) < 1000

@@ -295,7 +295,8 @@ def test_real_sets_on_a_plan_its_model_and_its_checkpoint(
 
     runners = (net, BuiltModel(model), BuiltModel(autoprune.load(tmp_path / "checkpoint").float()))
     values = np.array([evaluator.likelihoods(r, plan) for r in runners])
-    assert np.abs(values[1:] - values[0]).max() < 1e-4
+    # long items sum to hundreds: float32 alone rounds those by more than 1e-4
+    np.testing.assert_allclose(values[1:], np.stack([values[0]] * 2), rtol=1e-6, atol=1e-4)
     found = [evaluator.evaluate(r, [plan])[0].metrics for r in runners]
     accuracies = [
         {m: v for m, v in metrics.items() if m.endswith(("_acc", "_acc_norm"))} for metrics in found

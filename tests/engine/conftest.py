@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,20 +17,10 @@ from autoprune.evaluation import Context
 from autoprune.models.llama import LlamaAdapter
 from autoprune.objective import Split
 from autoprune.run.stream import dense_logits
-from autoprune.space import Plan, SublayerPlan
+from autoprune.space import Plan
 from autoprune.supernet import Supernet
 from tests import tiny
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """Ladders that keep the first units as they are."""
-
-    adapter: LlamaAdapter
-
-    def weights(self, block: int, plan: SublayerPlan) -> Any:
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        return self.adapter.units(plan.kind).prefix(self.adapter.weights(block, plan.kind), count)
+from tests.prefixes import Prefixes
 
 
 def supernet(model: Any, memory_bytes: int = 512 << 20) -> Supernet:

@@ -32,6 +32,7 @@ from evaluators.full_divergence import FullDivergence
 from evaluators.perplexity import Perplexity
 from evaluators.sliding import SlidingPerplexity, sliding_rows
 from tests import tiny
+from tests.prefixes import Prefixes
 
 MakeLogits = Callable[..., Tensor]
 MakeContext = Callable[[Tensor], Context]
@@ -217,7 +218,7 @@ def test_trained_models(real_data: Path, tmp_path: Path, name: str, text: str) -
     context = Context(dense_logits(adapter), Cache(tmp_path / "c"), "d", loaded.tokenizer, corpus)
     evaluators: list[Any] = [Perplexity(), BitsPerByte(), Divergence(), FullDivergence()]
     shape = adapter.shape
-    net = Supernet(adapter, _Prefixes(adapter))
+    net = Supernet(adapter, Prefixes(adapter))
     plans = [
         Plan.of([(shape.kv_groups, shape.ffn)] * shape.blocks),
         Plan.of([(shape.kv_groups, shape.ffn * 3 // 4)] * shape.blocks),
@@ -247,14 +248,3 @@ def test_trained_models(real_data: Path, tmp_path: Path, name: str, text: str) -
         loaded.model, torch.from_numpy(corpus.text(Split.TEST)[:2048].astype(np.int64)), 256, 128
     )
     assert own.metrics["perplexity_sliding"] == pytest.approx(wanted, rel=1e-4)
-
-
-class _Prefixes:
-    """Ladders that keep the first units as they are."""
-
-    def __init__(self, adapter: LlamaAdapter) -> None:
-        self.adapter = adapter
-
-    def weights(self, block: int, plan: Any) -> Any:
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        return self.adapter.units(plan.kind).prefix(self.adapter.weights(block, plan.kind), count)

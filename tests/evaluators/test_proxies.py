@@ -21,7 +21,7 @@ from autoprune.evaluation import Context, Evaluation, Failure, Scores
 from autoprune.models.llama import LlamaAdapter
 from autoprune.objective import Fidelity, Split
 from autoprune.run.parts import objectives
-from autoprune.space import Plan, SublayerPlan
+from autoprune.space import Plan
 from autoprune.supernet import Supernet
 from evaluators.activation_distance import ActivationDistance
 from evaluators.block_influence import BlockInfluence
@@ -30,6 +30,7 @@ from evaluators.head_confidence import HeadConfidence
 from evaluators.perplexity import Perplexity
 from evaluators.saliency import Saliency
 from tests import tiny
+from tests.prefixes import Prefixes
 
 PROXIES: dict[str, Callable[[], Any]] = {
     "saliency": Saliency,
@@ -45,17 +46,6 @@ PLANS = [
 GONE = Plan.of([(2, 0), (0, 24), (1, 0)])
 NOTHING = Plan.of([(0, 0)] * 3)
 IDS = tiny.token_ids((3, 11))
-
-
-class Prefixes:
-    """Ladders that keep the first units as they are."""
-
-    def __init__(self, adapter: LlamaAdapter) -> None:
-        self.adapter = adapter
-
-    def weights(self, block: int, plan: SublayerPlan) -> Any:
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        return self.adapter.units(plan.kind).prefix(self.adapter.weights(block, plan.kind), count)
 
 
 @pytest.fixture(scope="module")

@@ -19,21 +19,11 @@ from autoprune.models.llama import LlamaAdapter
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
 from tests import tiny
+from tests.prefixes import Prefixes
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
 DENSE, SMALL = Plan.of([(2, 48)] * 3), Plan.of([(1, 8), (2, 0), (2, 30)])
-
-
-class Prefixes:
-    """Ladders that keep the first units as they are."""
-
-    def __init__(self, adapter: LlamaAdapter) -> None:
-        self.adapter = adapter
-
-    def weights(self, block: int, plan: Any) -> Any:
-        count = int(plan.get(self.adapter.unit_setting(plan.kind)))
-        return self.adapter.units(plan.kind).prefix(self.adapter.weights(block, plan.kind), count)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from autoprune.evaluation import Evaluation
 from autoprune.executors.base import Opened, Spec
+from autoprune.executors.ray import Ray
 from autoprune.ledger import Ledger
 from autoprune.objective import Objective
 from autoprune.run.parts import Parts
@@ -103,3 +104,12 @@ def undisturbed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> made_up_ray.World:
     return made_up_ray.put_in_place(monkeypatch)
+
+
+@pytest.fixture
+def executor(world: made_up_ray.World) -> Iterator[Ray]:
+    """Two workers of the made-up Ray."""
+    made = Ray(workers=2, retries=2)
+    made.open(None, made_up_ray.SPEC)  # type: ignore[arg-type]
+    yield made
+    made.close()

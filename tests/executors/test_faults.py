@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +10,6 @@ from autoprune.errors import LedgerError, SettingError, StoppedError
 from autoprune.executors.ray import Ray
 from autoprune.objective import Status
 from tests.made_up_ray import SPEC, Died, RayError, World, jobs, run
-
-
-@pytest.fixture
-def executor(world: World) -> Iterator[Ray]:
-    made = Ray(workers=2, retries=2)
-    made.open(None, SPEC)  # type: ignore[arg-type]
-    yield made
-    made.close()
 
 
 def test_a_lost_worker_is_replaced_and_its_piece_run_again(executor: Ray, world: World) -> None:

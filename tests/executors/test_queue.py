@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ from autoprune.executors.ray import Ray
 from autoprune.executors.worker import Lacks, Ready
 from autoprune.objective import Fidelity, Split, Status
 from tests.made_up_ray import SPEC, World, jobs, run
-
-
-@pytest.fixture
-def executor(world: World) -> Iterator[Ray]:
-    made = Ray(workers=2, retries=2)
-    made.open(None, SPEC)  # type: ignore[arg-type]
-    yield made
-    made.close()
 
 
 def test_pieces_of_windows_come_together_as_one_result(executor: Ray, world: World) -> None:

@@ -66,6 +66,7 @@ def mixed_config(adapter: Decoder, plan: Plan) -> PreTrainedConfig:
     """The config of any plan: the commonest sizes as global ones, the rest per block."""
     sizes, dense = _sizes(adapter, plan), _dense_sizes(adapter)
     common = {name: _commonest([s[name] for s in sizes if name in s]) or dense[name] for name in dense}
+    common |= _commonest_attention(adapter, sizes)
     blocks: dict[int, dict[str, Any]] = {}
     rules = {keep[0] for s in plan.sublayers if (keep := token_keep(s))}
     common |= {f"{KEEP}{rule}": 100 for rule in rules}
@@ -214,6 +215,14 @@ def _carried(adapter: Decoder) -> dict[str, Any]:
     if not adapter.layout.fixed_heads:
         carried["head_dim"] = adapter.shape.head_dim
     return carried | {"attn_implementation": config._attn_implementation}
+
+
+def _commonest_attention(adapter: Decoder, sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Heads and groups of one block: those of different blocks need not be multiples; nothing where all are gone."""
+    names = [n for n in (adapter.layout.heads, adapter.layout.groups) if n is not None]
+    found = Counter(tuple(s[n] for n in names) for s in sizes if names[0] in s)
+    best = max(found, key=lambda value: (found[value], value), default=())
+    return dict(zip(names, best, strict=False))
 
 
 def _commonest(values: Sequence[int]) -> int:

@@ -12,7 +12,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from autoprune.export.assemble import assemble, build, mixed_config
 from autoprune.export.modeling.modeling_autoprune_llama import AutopruneLlamaConfig
 from autoprune.models import adapter_for
-from autoprune.space import Plan
+from autoprune.space import Plan, SublayerPlan
+from tests.tiny import llama
 
 MIXED = Plan.of([(0, 48), (2, 20), (1, 0), (2, 48)])
 
@@ -118,6 +119,16 @@ def test_config_marks_blocks_without_attention_for_the_cache(tiny: SimpleNamespa
     again = AutopruneLlamaConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
     assert [again.skips(i, "mlp") for i in range(4)] == [False, False, True, False]
+
+
+def test_blocks_without_attention_leave_global_heads_and_groups_that_go_together() -> None:
+    sizes = [(0, 2), (1, 1), (1, 1), (2, 1), (2, 2)]  # of every block: KV groups, query heads of each
+    ffn = SublayerPlan.of("ffn", width=48)
+    attention = [SublayerPlan.of("attention", kv_groups=g, group_heads=h) for g, h in sizes]
+    plan = Plan(tuple(s for own in attention for s in (own, ffn)))
+    config = mixed_config(adapter_for(llama(blocks=len(sizes))), plan)
+    first = config.per_layer_config[0]
+    assert (first.num_attention_heads, first.num_key_value_heads) == (1, 1)
 
 
 def test_config_refuses_heads_that_do_not_share_out() -> None:

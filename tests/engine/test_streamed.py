@@ -16,7 +16,7 @@ from autoprune.evaluation import Scores
 from autoprune.models.mapped import Ranges, in_fp32
 from autoprune.objective import Fidelity, Split
 from autoprune.progress import Progress
-from autoprune.pruning.feed import SHARED
+from autoprune.pruning.feed import SHARED, Feed
 from autoprune.run.parts import Parts, open_parts
 from autoprune.space import Plan
 from autoprune.streamed import StreamedSupernet
@@ -121,6 +121,15 @@ def test_what_is_held_stays_within_the_bound(parts: Parts, plans: list[Plan]) ->
     feed._copied = watched  # type: ignore[method-assign]
     scored(parts, plans)
     assert 0 < most <= room
+
+
+def test_what_was_used_longest_ago_makes_room() -> None:
+    sites = [(block, "ffn") for block in range(3)]
+    feed = Feed({site: {"up": torch.ones(8)} for site in sites}, {}, room=2 * 32)  # type: ignore[misc]
+    for block in (0, 1, 0, 2, 0, 1):
+        feed.get((block, "ffn", SHARED))
+        assert feed._bytes() <= 2 * 32
+    assert [feed.reads[block, "ffn", SHARED] for block in range(3)] == [1, 2, 1]
 
 
 def test_the_thread_reads_ahead(parts: Parts, plans: list[Plan]) -> None:

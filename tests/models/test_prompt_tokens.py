@@ -54,6 +54,16 @@ def test_scoring_is_decoding_with_the_model_that_drops(name: str, variant: str) 
         assert torch.allclose(model(IDS, use_cache=False).logits, dense, atol=1e-5)
 
 
+def test_a_token_out_of_sight_stays_out_however_little_the_others_are_looked_at() -> None:
+    alive = torch.ones(1, 1, 5, dtype=torch.bool)
+    alive[..., 0] = False
+    key = torch.zeros(1, 1, 5, 2)
+    key[0, 0, 3] = 1e4  # all attention is there: the rest underflows to zero, as what is out of sight does
+    seen = sight(alive, torch.ones(5, 5, dtype=torch.bool).tril())
+    left = handed_on(alive, torch.ones(1, 1, 5, 2), key, seen, 1.0, 75)
+    assert left.sum() == 3 and not (left & ~alive).any()
+
+
 def test_blocks_without_attention_and_next_to_nothing_in_sight() -> None:
     adapter: Any = adapter_for(model_of("llama", "tied"))
     for keeps in ((0, 40, 30), (40, 0, 100), (1, 1, 1)):

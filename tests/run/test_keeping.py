@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autoprune.ledger import Ledger
@@ -176,11 +177,35 @@ def test_what_was_evaluated_costs_a_further_phase_nothing(tmp_path: Path) -> Non
     again_seen = later[later["origin"] == "memory"]
     known = set(frame[frame["phase"] == 0]["key"])
     assert set(again_seen["key"]) & known and (again_seen["tokens"] == 0).all()
+    assert not set(later[later["origin"] == "evaluated"]["key"]) & known
     row = again_seen[again_seen["key"].isin(known)].iloc[-1]
     assert row["decode"] != PLAIN.cost(Candidate.from_json(row["candidate"]))["decode"]
     old = frame[(frame["phase"] == 0) & (frame["key"] == row["key"])].iloc[0]
     assert row["kl"] == old["kl"]
     assert row["decode"] == driver.space(1, ledger).cost(Candidate.from_json(row["candidate"]))["decode"]
+
+
+def test_a_further_phase_starts_from_the_finalists_made_to_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, seeds = create(tmp_path / "ledger.sqlite"), list[Sequence[Candidate]]()
+    driver, made = driver_for({"decode": "0.6x"}), KeptDriver._made
+
+    def noting(self: KeptDriver, space: Space, target: Target, given: Any, budget: Budget) -> Any:
+        seeds.append(given)
+        return made(self, space, target, given, budget)
+
+    monkeypatch.setattr(KeptDriver, "_made", noting)
+    see_through(driver, ledger, FakeExecutor())
+    event = again(ledger)[0]
+    ranked = sorted(event["found"], key=lambda t: float(t["quality"]))
+    space, bounds, rng = driver.space(1, ledger), driver.targets[0].constraints, np.random.default_rng(0)
+    for kept, timed_as in zip(seeds[-1], ranked, strict=False):
+        before = Candidate.from_json(timed_as["candidate"])
+        assert not any(c.violation(space.cost(kept)) for c in bounds)
+        if not any(c.violation(space.cost(before)) for c in bounds):
+            assert kept == space.repair(before, bounds, rng)
+        assert all(a <= b for a, b in zip(kept.indices(), before.indices(), strict=True))
 
 
 def test_phases_are_bounded_and_can_be_forbidden(tmp_path: Path) -> None:

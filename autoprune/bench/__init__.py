@@ -32,6 +32,7 @@ BENCHMARKS = (
     "eep",
     "scale",
     "prefill",
+    "prompts",
     "divergence",
     "tasks",
     "streaming",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,15 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 
 def random_targets(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Those of an earlier call in the same folder: what is feasible is measured, and a little different every time."""
+    file = Path(options.work) / Path(options.model).name / f"random-{options.random}-{options.seed}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(_drawn(options)))
+    return [(str(metric), str(bound)) for metric, bound in json.loads(file.read_text())]
+
+
+def _drawn(options: argparse.Namespace) -> list[tuple[str, str]]:
     """Bounds on prefill and decode in turn, evenly drawn between the smallest plan and nearly dense."""
     from autoprune.config import compose
     from autoprune.run.latency import latency_table

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from autoprune.bench import targets
 from autoprune.bench.latency import KINDS, describe, pooled
 from autoprune.bench.targets import off
 from autoprune.config import compose
@@ -54,3 +57,14 @@ def test_how_far_a_target_was_missed() -> None:
     assert off("decode 0.6x", measured) == pytest.approx(0.05)
     assert off("prefill 0.6x", measured) == pytest.approx(-0.05)
     assert off("params 0.5x", measured) is None
+
+
+def test_random_targets_of_a_folder_stay_what_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter([[("decode", "0.5x")], [("decode", "0.6x")]])
+    monkeypatch.setattr(targets, "_drawn", lambda options: next(drawn))
+    options = argparse.Namespace(work=str(tmp_path), model="docs-llama", random=1, seed=0)
+    assert targets.random_targets(options) == targets.random_targets(options) == [("decode", "0.5x")]
+    options.seed = 1
+    assert targets.random_targets(options) == [("decode", "0.6x")]

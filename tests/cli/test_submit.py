@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +211,13 @@ def test_a_job_of_another_version_is_refused(capsys: pytest.CaptureFixture[str])
     assert run_job(["0.0.1", "--version"]) == 2
     assert "submitted by autoprune 0.0.1, and the cluster has" in capsys.readouterr().err
     assert run_job([__version__, "--version"]) == 0
+
+
+def test_what_a_failed_job_has_printed_is_not_said_again() -> None:
+    from autoprune.executors.submission.jobs import _job
+
+    message = "Job entrypoint command failed with exit code 2, last available logs (truncated):\nRunning\nautoprune: no"
+    found = SimpleNamespace(
+        status="FAILED", entrypoint="python x", message=message, driver_exit_code=2, submission_id="a"
+    )
+    assert _job(found).message == "Job entrypoint command failed with exit code 2"

@@ -17,6 +17,7 @@ from autoprune.executors.submission.words import entry
 
 EXCLUDES = (".git", ".venv", "results", "build", "__pycache__")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+LOGS = ", last available logs"  # what Ray's message of a failed job goes on with: they were printed already
 NAMED = 3  # files that are named when the folder is too large
 
 
@@ -213,7 +214,7 @@ async def _print_all(lines: Any) -> None:
 def _job(details: Any) -> Job:
     state = str(getattr(details.status, "value", details.status))
     words = details.entrypoint.partition("submission.job ")[2].split(" ", 1)
-    message = " ".join((details.message or "").split())
+    message = " ".join((details.message or "").split()).partition(LOGS)[0]
     return Job(details.submission_id, state, words[-1], details.driver_exit_code, message)
 
 

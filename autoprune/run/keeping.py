@@ -20,6 +20,7 @@ from autoprune.study import Budget, Phase
 
 KEPT = "kept"  # the ledger's event: finalists of a phase were measured against its targets
 BELOW, ABOVE = -0.05, 0.02  # of a target: what measured within is kept
+AIM = 0.0  # what is chosen measured no more than this above it: a second measurement differs by a per cent or two
 SHARE = 4  # a further phase has this part of the tokens of the phase whose target was missed
 STEEPEST = 2.0  # change of the correction's slope in one refit, or its inverse
 LATENCIES = ("prefill", "decode")
@@ -64,13 +65,13 @@ def off(target: Target, timed: Timed, dense: Mapping[str, float]) -> float:
 
 
 def best_of(target: Target, found: Sequence[Timed], dense: Mapping[str, float]) -> Timed | None:
-    """Of those that measured within the target the best on *selection*."""
-    within = [t for t in found if off(target, t, dense) <= ABOVE]
+    """Of those that measured no slower than the target the best on *selection*."""
+    within = [t for t in found if off(target, t, dense) <= AIM]
     return min(within, key=lambda t: t.quality, default=None)
 
 
 def missed(target: Target, found: Sequence[Timed], dense: Mapping[str, float]) -> bool:
-    """Whether nothing measured within a target, or its best is faster than asked for and no other bound says why."""
+    """Whether nothing is as fast as a target, or its best is faster than asked for and no other bound says why."""
     if not latencies(target) or not found:
         return False
     best = best_of(target, found, dense)

@@ -17,7 +17,7 @@ from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
-from autoprune.run.keeping import ABOVE
+from autoprune.run.keeping import ABOVE, AIM
 from autoprune.run.latency import origin
 from autoprune.run.proxies import write_proxies
 from autoprune.run.recovery import recovery_of
@@ -241,14 +241,18 @@ def _half(front: pd.DataFrame) -> pd.Series:
 
 
 def _constrained(run: Run, constraints: Sequence[Constraint], front: pd.DataFrame) -> pd.Series:
-    """The lowest selection KL among the points that meet latency bounds as *measured*; else the fastest one."""
+    """The lowest selection KL among the points that meet latency bounds as *measured*; else the fastest one.
+
+    Points that are a little slower than a bound, and still keep it, come second.
+    """
     dense = dense_costs(run.space)
     measured = [(c, f"{c.metric}_ratio") for c in constraints if c.metric in ("prefill", "decode")]
     measured = [(c, column) for c, column in measured if front[column].notna().any()]
-    within = front
-    for constraint, column in measured:
-        bound = constraint.bound / dense[constraint.metric]
-        within = within[within[column] <= (1 + ABOVE) * bound]
-    if len(within):
-        return within.sort_values("kl_selection").iloc[0]
+    for tolerance in (AIM, ABOVE):
+        within = front
+        for constraint, column in measured:
+            bound = constraint.bound / dense[constraint.metric]
+            within = within[within[column] <= (1 + tolerance) * bound]
+        if len(within):
+            return within.sort_values("kl_selection").iloc[0]
     return front.sort_values(measured[0][1]).iloc[0]

@@ -29,6 +29,12 @@ def test_the_measured_ratio_decides() -> None:
     assert outputs._constrained(*_run(7.0), FRONT)["key"] == "late"  # type: ignore[arg-type]
 
 
+def test_no_slower_than_the_bound_comes_before_a_little_slower() -> None:
+    assert outputs._constrained(*_run(6.2), FRONT)["key"] == "kept"  # type: ignore[arg-type]
+    slower = FRONT.assign(decode_ratio=[0.90, 0.68, 0.63])
+    assert outputs._constrained(*_run(6.2), slower)["key"] == "late"  # type: ignore[arg-type]
+
+
 def test_when_none_meets_the_bound_the_fastest_is_taken() -> None:
     assert outputs._constrained(*_run(4.0), FRONT)["key"] == "quick"  # type: ignore[arg-type]
 

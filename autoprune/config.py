@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from autoprune.device import check_device
 from autoprune.errors import SettingError, nearest
 
 GROUPS = "autoprune.conf"
@@ -88,6 +89,7 @@ class Config:
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )
     threads: int = 1
+    device: str = "auto"  # or cpu, cuda, cuda:N; auto: cuda where there is one, else cpu
     space: dict[str, Any] = MISSING
     search: dict[str, Any] = MISSING
     evaluator: dict[str, Any] = MISSING
@@ -222,6 +224,7 @@ def validate(cfg: DictConfig) -> None:
             f"latency.stale={cfg.latency.stale} is unknown" + nearest(cfg.latency.stale, STALE)
         )
     _check_objectives(list(cfg.objectives))
+    check_device(cfg)
 
 
 def _check_names(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:

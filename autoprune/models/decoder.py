@@ -73,6 +73,7 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to hidden states; positions count from 0."""
+        ids = ids.to(self.model.device)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden = self.start(self.model.get_input_embeddings()(ids), positions)
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
@@ -84,7 +85,7 @@ class Decoder:
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with."""
-        return {"input_ids": ids, "use_cache": False}
+        return {"input_ids": ids.to(self.model.device), "use_cache": False}
 
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None

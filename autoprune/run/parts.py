@@ -12,6 +12,7 @@ import torch
 from autoprune.cache import Cache
 from autoprune.config import EVALUATORS
 from autoprune.data import Corpus
+from autoprune.device import device_of
 from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, FinalEvaluator, Searchable, WindowEvaluator
 from autoprune.models import adapter_for
@@ -158,11 +159,13 @@ class Parts:
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
     check_stream_settings(cfg)
+    device = device_of(cfg)
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):
         any_family, mappable = cfg.adapter is not None, mapping_of(cfg, cache)
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family, mappable)
+        loaded.model.to(device)
         adapter = adapter_for(loaded.model, cfg.adapter)
         check_mapped(cfg, loaded, adapter)
     with progress.stage("cutting the corpus"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ OF_WORKERS = "cuda"  # Ray shows a worker its own GPUs only, so the first is its
 
 def check_device(cfg: DictConfig) -> None:
     """Raise SettingError for an unknown word, and for a device that the executor's workers would not have."""
+    if cfg.get("device") is None:
+        return
     named, gpus = _named(cfg), _gpus(cfg)
     if named not in WORDS[:-1] and not NUMBERED.fullmatch(named):
         raise SettingError(f"device={named} is unknown" + nearest(named, WORDS))
@@ -48,23 +51,53 @@ def device_of(cfg: DictConfig) -> torch.device:
         return torch.device("cuda" if found and (workers is None or workers > 0) else "cpu")
     device = torch.device(named)
     if device.type == "cuda" and (device.index or 0) >= len(found):
-        have = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(found))
-        raise SettingError(
-            f"device={named} is not here; there {'are' if len(found) > 1 else 'is'} {f'{have} and ' * bool(have)}cpu"
-        )
+        have = ", ".join(["cpu", *(f"cuda:{i} ({name})" for i, name in enumerate(found))])
+        raise SettingError(f"device={named} is not on {platform.node()}, which has {have}")
     return device
+
+
+def settle(cfg: DictConfig, recorded: str) -> None:
+    """A run that began on the CPU stays there, unless its settings name another device."""
+    if _named(cfg) == "auto" and recorded == "cpu":
+        cfg.device = "cpu"
+
+
+def make_do(cfg: DictConfig) -> None:
+    """For looking at a run that is over any device will do."""
+    try:
+        device_of(cfg)
+    except SettingError:
+        cfg.device = "cpu"
+
+
+def check_room(device: torch.device, needed: int, what: str) -> None:
+    """Raise SettingError where a GPU has not so many bytes left."""
+    import torch
+
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise SettingError(
+            f"device={device} has {free / 1e6:,.0f} MB left, and {what} takes {needed / 1e6:,.0f} MB; "
+            "stream=host leaves it in the machine's memory, device=cpu works without the GPU"
+        )
 
 
 def of_workers(cfg: DictConfig, here: str) -> str:
     """The device of the executor's workers, where the run itself is on device `here`."""
-    return OF_WORKERS if (_gpus(cfg) or 0) > 0 else here
+    return OF_WORKERS if _has_workers_with_gpus(cfg) else here
 
 
 def searched_on(cfg: DictConfig, here: torch.device) -> str:
     """Where plans are evaluated, for the ledger: `cpu`, or the GPU's name; of workers that they have GPUs."""
-    if (_gpus(cfg) or 0) > 0:
+    if _has_workers_with_gpus(cfg):
         return f"GPUs of the workers (executor.gpus={_gpus(cfg):g})"
     return described(here)
+
+
+def _has_workers_with_gpus(cfg: DictConfig) -> bool:
+    return cfg.get("device") is not None and (_gpus(cfg) or 0) > 0
 
 
 def described(device: torch.device) -> str:

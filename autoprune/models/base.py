@@ -66,6 +66,7 @@ class Adapter(Protocol):
     model: Any
     shape: Shape
     prompt_len: int | None  # of the states that `embed` makes
+    fed: Mapping[tuple[int, Kind], Weights] | None  # what `weights` gives where blocks wait elsewhere
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] (negative at padding) or pixels [B, C, H, W], on any device, to the state before block 0."""

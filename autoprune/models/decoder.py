@@ -38,6 +38,7 @@ class Decoder:
         config, layout = model.config, self.layout
         self.model = model
         self.prompt_len: int | None = None  # set where a run scores what follows a prompt
+        self.fed: Mapping[tuple[int, Kind], Weights] | None = None  # set where blocks are not on the device
         self.check(config)
         self._linear = functional.linear if exact else linear
         self._eps = LAYER_NORM_EPS if layout.eps is None else float(getattr(config, layout.eps))
@@ -125,7 +126,7 @@ class Decoder:
 
     def weights(self, block: int, kind: Kind) -> Weights:
         """The dense weights of a sublayer: norm, q, k, v, o or norm, gate, up, down, and `*_bias` where there are."""
-        return self._dense[block][kind]
+        return self._dense[block][kind] if self.fed is None else self.fed[block, kind]
 
     def units(self, kind: Kind) -> Units:
         """KV groups with their query heads, or FFN neurons. What is not sliced, like the bias of o, stays whole."""

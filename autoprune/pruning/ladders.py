@@ -14,6 +14,7 @@ from autoprune.errors import SpaceError
 from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
 from autoprune.pruning.feed import Feed
+from autoprune.pruning.link import pinned
 from autoprune.pruning.merging import Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
@@ -30,7 +31,8 @@ OUTPUT: Mapping[Kind, str] = {"attention": "o", "ffn": "down"}  # each kind's ou
 class StoredLadders:
     """`weights` hands out prefixes of the reordered weights, and an option's own tensors where it has some.
 
-    Tensors stay in their files, memory-mapped; on another device than the CPU they are copies.
+    Tensors stay in their files, memory-mapped; for a model on another device they are copies there, unless its blocks
+    are fed.
     """
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
@@ -40,7 +42,8 @@ class StoredLadders:
         self._mapped_own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
         self._views: dict[tuple[int, SublayerPlan], Weights] = {}
         self._merged = Held()
-        self._device: torch.device = adapter.model.device
+        fed = getattr(adapter, "fed", None) is not None
+        self._device = torch.device("cpu") if fed else adapter.model.device
         for path in sorted(folder.glob(PARTS)):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
@@ -50,8 +53,14 @@ class StoredLadders:
         self._own: Mapping[tuple[int, Kind, int], dict[str, Tensor]] = self._mapped_own
         self._holds_views = True
 
-    def feed(self, room: int, device: torch.device | None = None) -> Feed:
-        """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time."""
+    def feed(self, room: int, device: torch.device | None = None, pin: bool = False) -> Feed:
+        """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time.
+
+        `pin`: they are read from pinned memory, which takes in all ladders first; else from the files.
+        """
+        if pin:
+            for stored in (*self._mapped.values(), *self._mapped_own.values()):
+                stored |= {name: pinned(tensor) for name, tensor in stored.items()}
         feed = Feed(self._mapped, self._mapped_own, room, device)
         self._full, self._own, self._holds_views = feed.full, feed.own, False
         self._views.clear()

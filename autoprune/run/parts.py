@@ -35,6 +35,8 @@ from autoprune.run.streaming import (
     forget_all,
     forgetting,
     mapping_of,
+    move,
+    offload,
     supernet_of,
 )
 from autoprune.run.typed import check_types
@@ -71,6 +73,12 @@ class Parts:
     evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
     given: Given | None = None  # the model as it was named, where `loaded` is narrower
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run."""
+        found: torch.device = self.adapter.model.device
+        return found
 
     @property
     def digest(self) -> str:
@@ -165,7 +173,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     with progress.stage("loading the model"):
         any_family, mappable = cfg.adapter is not None, mapping_of(cfg, cache)
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family, mappable)
-        loaded.model.to(device)
+        move(cfg, loaded.model, device)
         adapter = adapter_for(loaded.model, cfg.adapter)
         check_mapped(cfg, loaded, adapter)
     with progress.stage("cutting the corpus"):
@@ -178,6 +186,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
         forget_all(cfg, loaded.model)
+        offload(cfg, adapter, device)
     space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
     prompt = prompt_len(cfg, adapter, space_parts)
     if prompt is not None:

@@ -106,7 +106,9 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
-    stream: str = "off"  # disk, or host, beside a GPU: model and ladders stay there, but for the sublayers at work
+    stream: str = (
+        "off"  # disk, or host, beside a GPU: model and ladders stay there, but for the sublayers at work
+    )
     stream_mb: int = 1024  # bound for those
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in

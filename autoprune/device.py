@@ -29,7 +29,7 @@ def check_device(cfg: DictConfig) -> None:
         return
     if named == "cpu" and gpus > 0:
         raise SettingError(
-            f"device=cpu leaves the GPUs of executor.gpus={gpus:g} idle; allowed: device=auto or cuda, or executor.gpus=0"
+            f"device=cpu leaves the GPUs of executor.gpus={gpus:g} idle; allowed: device=auto, cuda, or executor.gpus=0"
         )
     if named.startswith("cuda") and not gpus > 0:
         raise SettingError(

@@ -19,9 +19,13 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "madeup"
 _setup_privateuseone_for_python_backend(NAME)
+getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 GPU = torch.device(NAME, 0)
 COPIES = ("aten::_to_copy", "aten::copy_")  # what may see both devices
-ANSWERS = {"aten::_fused_sdp_choice": 0, "aten::_has_compatible_shallow_copy_type": False}  # 0: plain attention
+ANSWERS = {
+    "aten::_fused_sdp_choice": 0,
+    "aten::_has_compatible_shallow_copy_type": False,
+}  # 0: plain attention
 
 
 class OnGpu(Tensor):

@@ -77,7 +77,9 @@ class Worker:
             spec = unpacked(spec, parcel, self._home, self._get)
         os.environ["AUTOPRUNE_CACHE"] = spec.cache
         self._evaluation = self._build(spec)
-        return Ready(os.getpid(), platform.node(), _machine(str(self._evaluation.supernet.adapter.model.device)))
+        return Ready(
+            os.getpid(), platform.node(), _machine(str(self._evaluation.supernet.adapter.model.device))
+        )
 
     def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
         """Evaluate some plans on some windows, with so many of them in a micro-batch, or as many as usual."""

@@ -118,6 +118,4 @@ def _damped(second: Tensor, count: Tensor, damping: float) -> Tensor:
     """
     mean, width = second.diagonal(dim1=1, dim2=2).mean(-1), second.shape[-1]
     added = torch.where(mean > 0, (damping + width / count) * mean, torch.ones_like(mean))
-    return second + added[:, None, None] * torch.eye(
-        width, dtype=second.dtype, device=second.device
-    )
+    return second + added[:, None, None] * torch.eye(width, dtype=second.dtype, device=second.device)

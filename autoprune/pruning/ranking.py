@@ -33,7 +33,9 @@ def unit_order(
     def evidence(name: str, weight: Tensor) -> Evidence:
         where = f"block{block}.{kind}.{name}"
         inputs = partial(_inputs, moments, name == output)
-        return Evidence(weight, where, inputs, _not_gathered, partial(_gradient, gradients, where, weight.device))
+        return Evidence(
+            weight, where, inputs, _not_gathered, partial(_gradient, gradients, where, weight.device)
+        )
 
     weights = adapter.weights(block, kind)
     matrices = {n: evidence(n, w) for n, w in weights.items() if w.ndim == 2}

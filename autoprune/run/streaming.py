@@ -1,4 +1,4 @@
-"""`stream=disk` and `host`: model and ladders stay on disk, or in memory beside a GPU, but for the sublayers at work."""
+"""`stream=disk`, `host`: model and ladders stay on disk, or beside a GPU in memory, but for the sublayers at work."""
 
 from __future__ import annotations
 

@@ -56,6 +56,15 @@ def device_of(cfg: DictConfig) -> torch.device:
     return device
 
 
+def exact(device: torch.device) -> None:
+    """Products of fp32 numbers on a GPU are fp32's, whatever the container's settings allow."""
+    import torch
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def settle(cfg: DictConfig, recorded: str) -> None:
     """A run that began on the CPU stays there, unless its settings name another device."""
     if _named(cfg) == "auto" and recorded == "cpu":

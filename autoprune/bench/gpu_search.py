@@ -28,8 +28,13 @@ from autoprune.space import KINDS, Plan
 from autoprune.streamed import StreamedSupernet
 from autoprune.supernet import Supernet
 
-SIZES = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4, "vocab_size": 2048}
-HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}
+SIZES: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 4,
+    "vocab_size": 2048,
+}
+HEADS: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4}
 KEPT = {"kv_groups": (0, 2, 4), "width": (0, 512, 1024, 1376)}
 SEQUENCES, TOKENS, PLANS = 8, 128, 12
 SCORES = 1e-3  # of a KL, and of the smallest that is told apart

@@ -35,7 +35,8 @@ def gather(adapter: ExpertDecoder, block: int, states: Sequence[State], neurons:
     weights = adapter.weights(block, "ffn")
     experts, _, width = weights["down"].shape
     kind: Any = {"dtype": torch.float64, "device": weights["down"].device}
-    zeros = {n: torch.zeros(experts, **kind) for n in ("count", "output", "first_logit")}
+    zeros = {n: torch.zeros(experts, **kind) for n in ("count", "output")}
+    zeros["first_logit"] = torch.zeros(experts, dtype=torch.float64)  # on the CPU: a GPU adds in any order
     second = torch.zeros(experts, width, width, **kind) if neurons else None
     found = ExpertStatistics(0, **zeros, second=second, weights=weights)
     for state in states:
@@ -47,7 +48,7 @@ def gather(adapter: ExpertDecoder, block: int, states: Sequence[State], neurons:
 def _add(found: ExpertStatistics, adapter: ExpertDecoder, x: Tensor) -> None:
     routing, weights = adapter.route(x, found.weights), found.weights
     best, first = routing.logits.max(-1)
-    found.first_logit.index_add_(0, first, best.double())
+    found.first_logit.index_add_(0, first.cpu(), best.double().cpu())
     whole = routing.shares.sum(-1)  # below one in families that do not divide by it
     for expert, tokens, shares in routing.experts():
         inner = adapter.activate(expert, x[tokens], weights)

@@ -12,7 +12,7 @@ import torch
 from autoprune.cache import Cache
 from autoprune.config import EVALUATORS
 from autoprune.data import Corpus
-from autoprune.device import device_of
+from autoprune.device import device_of, exact
 from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, FinalEvaluator, Searchable, WindowEvaluator
 from autoprune.models import adapter_for
@@ -168,6 +168,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
     check_stream_settings(cfg)
     device = device_of(cfg)
+    exact(device)
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from autoprune.cli import main
 from autoprune.config import compose
-from autoprune.device import check_room, device_of, make_do, of_workers, searched_on, settle
+from autoprune.device import check_room, device_of, exact, make_do, of_workers, searched_on, settle
 from autoprune.errors import SettingError
 
 CPU = torch.device("cpu")
@@ -134,3 +134,16 @@ def test_what_does_not_fit_says_what_would_help(gpus: Any) -> None:
         SettingError, match="device=cuda has 1 MB left, and the model takes 5 MB; stream=host"
     ):
         check_room(torch.device("cuda"), 5_000_000, "the model")
+
+
+def test_a_gpu_computes_in_fp32_without_shortcuts() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high")
+        exact(CPU)
+        assert torch.get_float32_matmul_precision() == "high"
+        exact(torch.device("cuda"))
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from autoprune.device import check_device
 from autoprune.errors import SettingError, nearest
 
 GROUPS = "autoprune.conf"
@@ -88,6 +89,7 @@ class Config:
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )
     threads: int = 1
+    device: str = "auto"  # or cpu, cuda, cuda:N; auto: cuda where there is one, else cpu
     space: dict[str, Any] = MISSING
     search: dict[str, Any] = MISSING
     evaluator: dict[str, Any] = MISSING
@@ -104,7 +106,9 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
-    stream: str = "off"  # disk: model and ladders stay there, but for the sublayers that are at work
+    stream: str = (
+        "off"  # disk, or host, beside a GPU: model and ladders stay there, but for the sublayers at work
+    )
     stream_mb: int = 1024  # bound for those
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
@@ -222,6 +226,7 @@ def validate(cfg: DictConfig) -> None:
             f"latency.stale={cfg.latency.stale} is unknown" + nearest(cfg.latency.stale, STALE)
         )
     _check_objectives(list(cfg.objectives))
+    check_device(cfg)
 
 
 def _check_names(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:

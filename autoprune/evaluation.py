@@ -54,6 +54,13 @@ class Batch:
     score_mask: Tensor | None = None  # bool [B, T] positions whose logits are scored; None: all of them
     labels: Tensor | None = None  # [B], of items to classify
 
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        if self.ids.device == device:
+            return self
+        rest = (None if t is None else t.to(device) for t in (self.score_mask, self.labels))
+        return Batch(self.split, self.windows, self.ids.to(device), *rest)
+
 
 @dataclass(frozen=True)
 class Context:
@@ -252,8 +259,11 @@ class Evaluation:
         values: list[dict[str, list[Array]]],
         failures: dict[int, Failure],
     ) -> None:
+        here: dict[int, Batch] = {}  # where the logits are
+
         def visit(number: int, position: int, logits: Tensor) -> None:
-            index, batch = alive[position], group[number]
+            index = alive[position]
+            batch = here[number] = here.get(number, group[number]).on(logits.device)
             for evaluator in self.evaluators:
                 if index in failures:  # on an earlier micro-batch, or by another evaluator
                     return
@@ -274,7 +284,7 @@ class Evaluation:
             if not bool(torch.isfinite(column).all()):
                 failures[index] = self._failure(plan, batch, metric)
                 return
-            values[index].setdefault(metric, []).append(column.double().numpy().copy())
+            values[index].setdefault(metric, []).append(column.double().cpu().numpy().copy())
 
     def _failure(self, plan: Plan, batch: Batch, metric: str) -> Failure:
         where = self.supernet.first_bad_sublayer(plan, batch.ids)

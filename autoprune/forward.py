@@ -78,14 +78,14 @@ def log_likelihood(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
 
     Logits [B, T - 1, V] are those of `rows.inputs`.
     """
-    at = rows.scored[:, 1:]
-    picked = logits[at]  # [N, V], row by row
-    targets = rows.ids[:, 1:][at]
+    at, ids = rows.scored[:, 1:], rows.ids[:, 1:]
+    picked = logits[at.to(logits.device)]  # [N, V], row by row
+    targets = ids[at].to(logits.device)
     chosen = torch.gather(picked, -1, targets[:, None]).squeeze(-1)
     found = chosen - torch.logsumexp(picked, dim=-1)
     owner = torch.arange(len(at))[:, None].expand_as(at)[at]
-    total = torch.zeros(len(at), dtype=torch.float64).index_add_(0, owner, found.double())
-    missed = torch.zeros(len(at)).index_add_(0, owner, (chosen < picked.amax(-1)).float())
+    total = torch.zeros(len(at), dtype=torch.float64).index_add_(0, owner, found.double().cpu())
+    missed = torch.zeros(len(at)).index_add_(0, owner, (chosen < picked.amax(-1)).float().cpu())
     return total, missed == 0
 
 

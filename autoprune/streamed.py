@@ -12,12 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoprune.models.base import Adapter, State
-from autoprune.pruning.feed import SHARED, Feed, Key
+from autoprune.pruning.feed import AHEAD, SHARED, Feed, Key
 from autoprune.space import Plan, SublayerPlan
 from autoprune.supernet import Ladders, Supernet, Visit, VisitMany
 from autoprune.trie import trie_order
 
-AHEAD = 4  # sublayers that the thread is told of; how many it reads is a matter of room
 At = tuple[int, int]  # a node of the trie's current level, and a micro-batch
 
 
@@ -141,7 +140,7 @@ class _States:
         file = self._folder / f"{self._files}.safetensors"
         self._files += 1
         self.spilled += size
-        save_file({"hidden": state.hidden.contiguous()}, file)
+        save_file({"hidden": state.hidden.cpu().contiguous()}, file)
         empty = state.hidden.new_empty(0)
         self._held[at] = _Spilled(replace(state, hidden=empty), file)
 
@@ -151,7 +150,7 @@ class _States:
         if isinstance(found, State):
             self._bytes -= found.hidden.nbytes
             return found
-        hidden = load_file(found.file)["hidden"].clone()
+        hidden = load_file(found.file)["hidden"].clone().to(found.rest.hidden.device)
         found.file.unlink()
         return replace(found.rest, hidden=hidden)
 

@@ -34,7 +34,7 @@ class BitsPerByte:
         """Bits and bytes of each sequence, fp64 [B]; logits [B, T, V]."""
         if self._bytes is None:
             assert self._context is not None, "bind() comes first"
-            self._bytes = token_bytes(self._context.tokenizer, logits.shape[-1])
+            self._bytes = token_bytes(self._context.tokenizer, logits.shape[-1]).to(logits.device)
         targets = batch.ids[:, 1:]
         chosen = torch.gather(logits[:, :-1], -1, targets[..., None]).squeeze(-1)
         nll = (torch.logsumexp(logits[:, :-1], dim=-1) - chosen).double()

@@ -74,9 +74,8 @@ class Divergence:
             assert self._context is not None, "bind() comes first"
             sizes = [self.top_k, self.tail_samples]
             inputs = [FORMAT, self._context.digest, *sizes, *key, list(batch.ids.shape)]
-            found = _Teacher.load(
-                self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
-            )
+            folder = self._context.cache.folder("teacher", inputs, lambda to: self._build(batch, to))
+            found = _Teacher.load(folder, batch.ids.device)
             while self._teachers and found.nbytes * (len(self._teachers) + 1) > HELD_BYTES:
                 del self._teachers[next(iter(self._teachers))]
         self._teachers[key] = found  # last in line to be dropped
@@ -98,7 +97,7 @@ class Divergence:
             rows = [_drawn(*pair, self.tail_samples, first + i) for i, pair in enumerate(pairs)]
             drawn = torch.stack(rows).reshape(*logp.shape[:-1], -1)
             stored |= {"drawn": drawn.to(small), "drawn_logp": logp.gather(-1, drawn)}
-        save_file(stored, folder / FILE)
+        save_file({name: tensor.cpu() for name, tensor in stored.items()}, folder / FILE)
 
 
 def _beyond(ratio: Tensor, kl: Tensor) -> Tensor:
@@ -117,7 +116,7 @@ def _drawn(logp: Tensor, top: Tensor, count: int, window: int) -> Tensor:
     p = logp.double().exp().scatter_(-1, top, 0.0)
     below = p.cumsum(-1)
     start = torch.rand(len(p), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(window))
-    levels = (start + torch.arange(count)) / count * below[:, -1:]
+    levels = ((start + torch.arange(count)) / count).to(p.device) * below[:, -1:]
     return torch.searchsorted(below, levels, right=True).clamp_max(p.shape[-1] - 1)
 
 
@@ -148,8 +147,8 @@ class _Teacher:
         return sum(int(t.nbytes) for t in held if t is not None)
 
     @staticmethod
-    def load(folder: Path) -> _Teacher:
-        stored = load_file(folder / FILE)
+    def load(folder: Path, device: torch.device) -> _Teacher:
+        stored = {name: tensor.to(device) for name, tensor in load_file(folder / FILE).items()}
         ids, order = (
             stored["ids"].long().sort(-1)
         )  # of equal weight in memory's order: gathering is 3 times as fast

@@ -24,6 +24,7 @@ def gradients(supernet: Supernet, plan: Plan, ids: Tensor) -> list[tuple[Tensor,
     sublayer is gone.
     """
     adapter, leaves = supernet.adapter, list[Tensor]()
+    ids = ids.to(adapter.model.device)
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
             state = adapter.embed(ids)

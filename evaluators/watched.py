@@ -34,7 +34,9 @@ class Watch:
 
     def embed(self, ids: Tensor) -> Tallied:
         """The state before block 0, nothing added yet."""
-        return Tallied(**vars(self._adapter.embed(ids)), tally=torch.zeros(len(ids), dtype=torch.float64))
+        state = self._adapter.embed(ids)
+        tally = torch.zeros(len(ids), dtype=torch.float64, device=state.hidden.device)
+        return Tallied(**vars(state), tally=tally)
 
     def run_sublayer(
         self, block: int, kind: Kind, state: Tallied, weights: Weights, plan: SublayerPlan | None = None

@@ -1,9 +1,10 @@
 """`autoprune bench gpu`: every check and every measurement that takes a GPU, in one command.
 
-Needs torch, triton, numpy and transformers, nothing else. Checks first: kernels against float64, and the block stream
-of a tiny model on the GPU against the stock model. Then times: CUDA graphs of one token (copies of the weights in turn,
-so that they come from memory), medians of rounds in which all items take turns; GB/s are the bytes of values and index,
-`of copy` is their share of what copying reaches. 2:4 sparsity is torch's own, at the token counts where it may pay.
+Needs torch, triton, numpy and transformers, nothing else. Checks first: kernels against float64, the block stream of a
+tiny model on the GPU against the stock model, and plans of a small one against their scores on the CPU. Then times:
+CUDA graphs of one token (copies of the weights in turn, so that they come from memory), medians of rounds in which all
+items take turns; GB/s are the bytes of values and index, `of copy` is their share of what copying reaches. 2:4 sparsity
+is torch's own, at the token counts where it may pay.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main(args: Sequence[str]) -> None:
     device = _device()
     lines = [_machine(device), "", "## Checks", "", "| what | largest error | allowed |", "|---|---|---|"]
     lines += [_checked(*found) for found in (*_kernels(device), _stream(device))]
+    lines += _search(device)
     if device.type == "cuda" and not options.checks:
         lines += ["", "## One token", "", *_one_token(options, device)]
         lines += [
@@ -138,6 +140,16 @@ def _stream(device: torch.device) -> tuple[str, float, float]:
             state = adapter.run_sublayer(block, kind, state, adapter.weights(block, kind))
         error = float((adapter.head(state) - stock).abs().max() / stock.abs().max().clamp_min(1.0))
     return "block stream, fp32", error, STREAM
+
+
+def _search(device: torch.device) -> list[str]:
+    """Plans scored on the GPU and on the CPU; without a GPU that they were not."""
+    if device.type != "cuda":
+        return ["", "Plans were not scored on a GPU: there is none here."]
+    from autoprune.bench.gpu_search import search_checks
+
+    checks, rates = search_checks(device)
+    return [*(_checked(*found) for found in checks), "", "## Scoring plans", "", *rates]
 
 
 def _one_token(options: argparse.Namespace, device: torch.device) -> list[str]:

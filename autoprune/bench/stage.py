@@ -87,7 +87,8 @@ class Stock:
         self._parts, self._evaluator = parts, evaluation.evaluators[0]
         start, stop = fidelity.windows
         rows = evaluation.corpus.windows(fidelity.split)[start:stop]
-        self._batch = Batch(fidelity.split, (start, stop), torch.from_numpy(rows.astype(np.int64)))
+        ids = torch.from_numpy(rows.astype(np.int64))
+        self._batch = Batch(fidelity.split, (start, stop), ids).on(parts.device)
         self._masks: list[Tensor] = []
 
     @torch.inference_mode()
@@ -106,7 +107,7 @@ class Stock:
         sublayer, adapter = plan.sublayers[depth], self._parts.adapter
         units = adapter.units(sublayer.kind)
         kept = int(sublayer.get(adapter.unit_setting(sublayer.kind)))
-        mask = torch.zeros(units.count)
+        mask = torch.zeros(units.count, device=self._parts.device)
         mask[self._parts.ladders.order(depth // 2, sublayer.kind)[:kept]] = 1.0
         return mask.repeat_interleave(units.slices[OUTPUT[sublayer.kind]][1])
 

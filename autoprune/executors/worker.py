@@ -77,7 +77,9 @@ class Worker:
             spec = unpacked(spec, parcel, self._home, self._get)
         os.environ["AUTOPRUNE_CACHE"] = spec.cache
         self._evaluation = self._build(spec)
-        return Ready(os.getpid(), platform.node(), _machine())
+        return Ready(
+            os.getpid(), platform.node(), _machine(str(self._evaluation.supernet.adapter.model.device))
+        )
 
     def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
         """Evaluate some plans on some windows, with so many of them in a micro-batch, or as many as usual."""
@@ -113,16 +115,16 @@ class Timer(Worker):
         from autoprune.run.latency import measured_here
 
         parts: Any = self._evaluation
-        here = fingerprint(int(parts.cfg.threads))
+        here = fingerprint(int(parts.cfg.threads), str(parts.device))
         found = measured_here(parts, plans, dense, Progress(quiet=True), "measuring", stock)
         return found, f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, node {platform.node()}"
 
 
-def _machine() -> str:
+def _machine(device: str) -> str:
     from autoprune.hardware.fingerprint import fingerprint
 
-    here = fingerprint(1)
-    return f"{here['cpu']} ({here['capability']})"
+    here = fingerprint(1, device)
+    return str(here.get("gpu") or f"{here['cpu']} ({here['capability']})")
 
 
 def _get(reference: Any) -> bytes:

@@ -42,9 +42,9 @@ def fingerprint(threads: int, device: str = "cpu") -> dict[str, Value]:
     }
 
 
-def environment() -> dict[str, Value]:
+def environment(device: str = "cpu") -> dict[str, Value]:
     """For a run folder: the fingerprint, the platform, the versions of libraries and the commit, if any."""
-    facts = fingerprint(torch.get_num_threads())
+    facts = fingerprint(torch.get_num_threads(), device) | {"device": device}
     facts |= {"platform": platform.platform(), "implementation": platform.python_implementation()}
     facts |= {name: version for name in LIBRARIES if (version := _version(name))}
     facts |= _commit(Path(__file__).resolve().parents[2])

@@ -45,8 +45,8 @@ class Units:
         for name, tensor in weights.items():
             if name in self.slices:
                 dim, size = self.slices[name]
-                index = (order[:, None] * size + torch.arange(size)).flatten()
-                tensor = tensor.index_select(dim, index)
+                index = (order[:, None] * size + torch.arange(size, device=order.device)).flatten()
+                tensor = tensor.index_select(dim, index.to(tensor.device))
             taken[name] = tensor
         return taken
 
@@ -66,9 +66,10 @@ class Adapter(Protocol):
     model: Any
     shape: Shape
     prompt_len: int | None  # of the states that `embed` makes
+    fed: Mapping[tuple[int, Kind], Weights] | None  # what `weights` gives where blocks wait elsewhere
 
     def embed(self, ids: Tensor) -> State:
-        """Token ids [B, T] (negative at padding) or pixels [B, C, H, W] to the state before block 0."""
+        """Token ids [B, T] (negative at padding) or pixels [B, C, H, W], on any device, to the state before block 0."""
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with, for the same."""

@@ -38,6 +38,7 @@ class Decoder:
         config, layout = model.config, self.layout
         self.model = model
         self.prompt_len: int | None = None  # set where a run scores what follows a prompt
+        self.fed: Mapping[tuple[int, Kind], Weights] | None = None  # set where blocks are not on the device
         self.check(config)
         self._linear = functional.linear if exact else linear
         self._eps = LAYER_NORM_EPS if layout.eps is None else float(getattr(config, layout.eps))
@@ -73,6 +74,7 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T] to hidden states; positions count from 0."""
+        ids = ids.to(self.model.device)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden = self.start(self.model.get_input_embeddings()(ids), positions)
         rope = None if self._rotary is None else self._rotary(hidden, position_ids=positions)
@@ -84,7 +86,7 @@ class Decoder:
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with."""
-        return {"input_ids": ids, "use_cache": False}
+        return {"input_ids": ids.to(self.model.device), "use_cache": False}
 
     def inner(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
@@ -124,7 +126,7 @@ class Decoder:
 
     def weights(self, block: int, kind: Kind) -> Weights:
         """The dense weights of a sublayer: norm, q, k, v, o or norm, gate, up, down, and `*_bias` where there are."""
-        return self._dense[block][kind]
+        return self._dense[block][kind] if self.fed is None else self.fed[block, kind]
 
     def units(self, kind: Kind) -> Units:
         """KV groups with their query heads, or FFN neurons. What is not sliced, like the bias of o, stays whole."""

@@ -155,10 +155,12 @@ class SentenceEncoder(Encoder):
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with."""
+        ids = ids.to(self.model.device)
         return {"input_ids": self._ids(ids), "attention_mask": (ids >= 0).long()}
 
     def embed(self, ids: Tensor) -> State:
         """Token ids [B, T], negative at padding, to hidden states."""
+        ids = ids.to(self.model.device)
         valid = ids >= 0
         hidden = self.model.get_submodule(self.base).embeddings(input_ids=self._ids(ids))
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -176,12 +178,12 @@ class ImageEncoder(Encoder):
 
     def inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the stock model is called with."""
-        return {"pixel_values": ids}
+        return {"pixel_values": ids.to(self.model.device)}
 
     def embed(self, ids: Tensor) -> State:
         """Pixel values to the hidden states of the special tokens and the patches."""
-        hidden = self.model.get_submodule(self.base).embeddings(ids)
-        return State(hidden, torch.arange(hidden.shape[1], device=ids.device)[None])
+        hidden = self.model.get_submodule(self.base).embeddings(ids.to(self.model.device))
+        return State(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None])
 
     def classify(self, hidden: Tensor) -> Tensor:
         """The classifier reads the normed [CLS] token."""

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,7 +48,7 @@ class Ranges:
 
     def _advise(self, tensors: Iterable[Tensor], advice: int) -> None:
         for tensor in tensors:
-            if not self._spans or not self.hold(tensor):
+            if not self._spans or tensor.device.type != "cpu" or not self.hold(tensor):
                 continue
             start, stop = _span(tensor)
             if advice == FORGET:  # whole pages of its own: what lies beside it may be in use
@@ -119,9 +118,3 @@ def resident(kind: str = "VmRSS") -> int:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{kind}:")), 0)
-
-
-def placed(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on a device, with the same strides; to a GPU through pinned memory, without waiting for it."""
-    copied = tensor.clone(memory_format=torch.preserve_format)
-    return copied if device.type == "cpu" else copied.pin_memory().to(device, non_blocking=True)

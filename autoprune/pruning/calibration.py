@@ -37,7 +37,7 @@ class Stream:
         """
         weights = self._adapter.weights(block, kind)
         output = weights[OUTPUT[kind]]
-        found = Moments.zeros(output.shape[1], output.shape[0])
+        found = Moments.zeros(output.shape[1], output.shape[0], output.device)
         for dense, state in zip(self._dense, self._reference, strict=True):
             inner = self._adapter.inner(block, kind, state, weights)
             missing = self._missing(block, kind, dense, state, weights) if follow else None

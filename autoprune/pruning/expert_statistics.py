@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,8 +34,10 @@ def gather(adapter: ExpertDecoder, block: int, states: Sequence[State], neurons:
     """Statistics of a block's dense experts on what enters them; states in chunks, summed in their order."""
     weights = adapter.weights(block, "ffn")
     experts, _, width = weights["down"].shape
-    zeros = {n: torch.zeros(experts, dtype=torch.float64) for n in ("count", "output", "first_logit")}
-    second = torch.zeros(experts, width, width, dtype=torch.float64) if neurons else None
+    kind: Any = {"dtype": torch.float64, "device": weights["down"].device}
+    zeros = {n: torch.zeros(experts, **kind) for n in ("count", "output")}
+    zeros["first_logit"] = torch.zeros(experts, dtype=torch.float64)  # on the CPU: a GPU adds in any order
+    second = torch.zeros(experts, width, width, **kind) if neurons else None
     found = ExpertStatistics(0, **zeros, second=second, weights=weights)
     for state in states:
         _add(found, adapter, adapter.normed(state, weights))
@@ -45,7 +48,7 @@ def gather(adapter: ExpertDecoder, block: int, states: Sequence[State], neurons:
 def _add(found: ExpertStatistics, adapter: ExpertDecoder, x: Tensor) -> None:
     routing, weights = adapter.route(x, found.weights), found.weights
     best, first = routing.logits.max(-1)
-    found.first_logit.index_add_(0, first, best.double())
+    found.first_logit.index_add_(0, first.cpu(), best.double().cpu())
     whole = routing.shares.sum(-1)  # below one in families that do not divide by it
     for expert, tokens, shares in routing.experts():
         inner = adapter.activate(expert, x[tokens], weights)

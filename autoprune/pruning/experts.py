@@ -39,7 +39,7 @@ class ExpertSite:
         self._narrows = recipe.partial(block, "ffn", "width", self._width)
         statistics = gather(adapter, block, stream.reference, self._narrows)
         rank = EXPERT_CRITERIA[recipe.expert_criterion or EXPERT_CRITERION]
-        self.order = rank(statistics, (recipe.seed, block))
+        self.order = rank(statistics, (recipe.seed, block)).to(self.dense["down"].device)
         self._second = None
         if statistics.second is not None:
             self._second = _damped(statistics.second, statistics.count, recipe.damping)
@@ -48,7 +48,7 @@ class ExpertSite:
     def neurons(self) -> Tensor:
         """Each expert's neurons, the most important first, [experts, width]; experts in their order."""
         if self._second is None:
-            return torch.arange(self._width).repeat(len(self.order), 1)
+            return torch.arange(self._width, device=self.order.device).repeat(len(self.order), 1)
         place, down, second = f"block{self._block}.ffn.down", self.dense["down"], self._second
         ranked = [
             neuron_order(self._recipe.criterion, second[e], down[e], f"{place}.{e}")
@@ -118,4 +118,4 @@ def _damped(second: Tensor, count: Tensor, damping: float) -> Tensor:
     """
     mean, width = second.diagonal(dim1=1, dim2=2).mean(-1), second.shape[-1]
     added = torch.where(mean > 0, (damping + width / count) * mean, torch.ones_like(mean))
-    return second + added[:, None, None] * torch.eye(width, dtype=second.dtype)
+    return second + added[:, None, None] * torch.eye(width, dtype=second.dtype, device=second.device)

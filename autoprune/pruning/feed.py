@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from autoprune.models.mapped import Ranges, placed
+from autoprune.models.mapped import Ranges
+from autoprune.pruning.link import Link, Sent
 from autoprune.space import Kind
 
 Site = tuple[int, Kind]
@@ -19,6 +20,7 @@ Key = tuple[
     int, Kind, int
 ]  # a block, a kind, and an option that has tensors of its own; 0: what all options share
 SHARED = 0
+AHEAD = 4  # sublayers that the thread is told of; how many it reads is a matter of room
 
 
 class Feed:
@@ -37,9 +39,9 @@ class Feed:
     ) -> None:
         self._sources: dict[Key, Tensors] = {(*site, SHARED): tensors for site, tensors in full.items()}
         self._sources |= dict(own)
-        self._room, self._device = room, device or torch.device("cpu")
+        self._room, self._link = room, Link(device or torch.device("cpu"))
         self._ranges = Ranges()
-        self._held: OrderedDict[Key, Future[Tensors]] = OrderedDict()
+        self._held: OrderedDict[Key, Future[Sent]] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "feed")
         self.reads: dict[Key, int] = {}  # telemetry: how often each was read
         self.bytes_read = 0
@@ -92,7 +94,7 @@ class Feed:
             self._read(key)
         self._held.move_to_end(key)
         started = time.perf_counter()
-        found = self._held[key].result()
+        found = self._held[key].result().received()
         self.seconds_waited += time.perf_counter() - started
         return found
 
@@ -106,9 +108,9 @@ class Feed:
         self.bytes_read += self.size(key)
         self._held[key] = self._thread.submit(self._copied, self._sources[key])
 
-    def _copied(self, source: Tensors) -> Tensors:
+    def _copied(self, source: Tensors) -> Sent:
         self._ranges.fetch(source.values())
-        found = {name: placed(tensor, self._device) for name, tensor in source.items()}
+        found = self._link.send(source)
         self._ranges.forget(source.values())
         return found
 
@@ -118,6 +120,31 @@ class Feed:
     def _make_room(self, wanted: int) -> None:
         while self._held and self._bytes() + wanted > self._room:
             self._held.popitem(last=False)
+
+
+class DenseBlocks(Mapping[Site, Tensors]):
+    """The dense model's own weights by sublayer, fed in the order of its blocks: the next ones are read meanwhile."""
+
+    def __init__(self, full: Mapping[Site, Tensors], room: int, device: torch.device) -> None:
+        self._sites = list(full)
+        self._feed = Feed(full, {}, room, device)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest sublayer."""
+        return self._feed.largest
+
+    def __getitem__(self, site: Site) -> Tensors:
+        found = self._feed.get((*site, SHARED))
+        at = self._sites.index(site)
+        self._feed.expect([(*later, SHARED) for later in self._sites[at + 1 : at + 1 + AHEAD]])
+        return found
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
 
 
 class _Shared(Mapping[Site, Tensors]):

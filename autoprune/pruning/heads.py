@@ -32,7 +32,7 @@ def build_heads(
                 weights = adapter.weights(block, kind)
                 if kind == "attention":
                     second, _ = stream.moments(block, kind).damped(recipe.damping)
-                    found[str(block)] = second.clone()
+                    found[str(block)] = second.cpu().clone()
                 stream.advance(block, kind, weights, weights)
             if progress is not None:
                 progress(block + 1, adapter.shape.blocks)
@@ -87,15 +87,15 @@ class HeadLadders(StoredLadders):
     def _without(self, block: int, groups: list[int], heads: int, weights: Weights) -> Weights:
         size, whole = self._adapter.shape.head_dim, self._adapter.shape.heads_per_group
         kept = self.heads(block, groups, heads)
-        here = _columns(torch.arange(len(groups)), kept, whole, size)
+        here = _columns(torch.arange(len(groups), device=kept.device), kept, whole, size)
         found, output = dict(weights), OUTPUT["attention"]
         for name in (n for n in ("q", "q_bias") if n in weights):
             found[name] = weights[name].index_select(0, here).contiguous()
         found[output] = weights[output].index_select(1, here).contiguous()
         if self._recipe.ladder == "refit":
-            every = torch.arange(whole).expand(len(groups), -1)
+            every = torch.arange(whole, device=kept.device).expand(len(groups), -1)
             own = _columns(
-                torch.tensor(groups), every, whole, size
+                torch.tensor(groups, device=kept.device), every, whole, size
             )  # of the dense model, in the ladder's order
             second = self._second(block)[own][:, own]
             with regular(self._recipe.damping):
@@ -107,10 +107,10 @@ class HeadLadders(StoredLadders):
     def _second(self, block: int) -> Tensor:
         with safe_open(self._moments, framework="pt") as file:
             found: Tensor = file.get_tensor(str(block))
-        return found
+        return found.to(self._adapter.model.device)
 
 
 def _columns(groups: Tensor, heads: Tensor, whole: int, size: int) -> Tensor:
     """Columns of the output projection that these heads [groups, n] of these groups own."""
     first = groups[:, None] * whole + heads
-    return (first[..., None] * size + torch.arange(size)).flatten()
+    return (first[..., None] * size + torch.arange(size, device=first.device)).flatten()

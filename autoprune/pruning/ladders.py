@@ -14,6 +14,7 @@ from autoprune.errors import SpaceError
 from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
 from autoprune.pruning.feed import Feed
+from autoprune.pruning.link import pinned
 from autoprune.pruning.merging import Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
@@ -28,7 +29,11 @@ OUTPUT: Mapping[Kind, str] = {"attention": "o", "ffn": "down"}  # each kind's ou
 
 
 class StoredLadders:
-    """`weights` hands out prefixes of the reordered weights, and an option's own tensors where it has some."""
+    """`weights` hands out prefixes of the reordered weights, and an option's own tensors where it has some.
+
+    Tensors stay in their files, memory-mapped; for a model on another device they are copies there, unless its blocks
+    are fed.
+    """
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
         self._units = {kind: dict(adapter.all_units(kind)) for kind in KINDS}
@@ -37,6 +42,8 @@ class StoredLadders:
         self._mapped_own: dict[tuple[int, Kind, int], dict[str, Tensor]] = {}
         self._views: dict[tuple[int, SublayerPlan], Weights] = {}
         self._merged = Held()
+        fed = getattr(adapter, "fed", None) is not None
+        self._device = torch.device("cpu") if fed else adapter.model.device
         for path in sorted(folder.glob(PARTS)):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a dict
@@ -46,8 +53,14 @@ class StoredLadders:
         self._own: Mapping[tuple[int, Kind, int], dict[str, Tensor]] = self._mapped_own
         self._holds_views = True
 
-    def feed(self, room: int, device: torch.device | None = None) -> Feed:
-        """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time."""
+    def feed(self, room: int, device: torch.device | None = None, pin: bool = False) -> Feed:
+        """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time.
+
+        `pin`: they are read from pinned memory, which takes in all ladders first; else from the files.
+        """
+        if pin:
+            for stored in (*self._mapped.values(), *self._mapped_own.values()):
+                stored |= {name: pinned(tensor) for name, tensor in stored.items()}
         feed = Feed(self._mapped, self._mapped_own, room, device)
         self._full, self._own, self._holds_views = feed.full, feed.own, False
         self._views.clear()
@@ -57,6 +70,8 @@ class StoredLadders:
         if tensor.endswith(TRANSPOSED):
             tensor, value = tensor.removesuffix(TRANSPOSED), value.mT
         tensor, _, count = tensor.partition(OPTION)
+        if tensor not in (ORDER, EXPERTS):  # these are only ever listed
+            value = value.to(self._device)
         if count:
             self._mapped_own.setdefault((block, kind, int(count)), {})[tensor] = value
         else:
@@ -109,29 +124,29 @@ class LadderFile:
         """The weights of a sublayer, its units reordered."""
         self._write_part()
         self._put(block, kind, units, units.take(weights, order))
-        self._tensors[f"{block}.{kind}.{ORDER}"] = order.clone()
+        self._tensors[f"{block}.{kind}.{ORDER}"] = order.cpu().clone()
 
     def experts(self, block: int, units: Units, weights: Weights, order: Tensor, neurons: Tensor) -> None:
         """The weights of experts that are in `order` already, their neurons too: those of each, [experts, width]."""
         self._write_part()
         self._put(block, "ffn", units, weights)
-        self._tensors[f"{block}.ffn.{ORDER}"] = neurons.clone()
-        self._tensors[f"{block}.ffn.{EXPERTS}"] = order.clone()
+        self._tensors[f"{block}.ffn.{ORDER}"] = neurons.cpu().clone()
+        self._tensors[f"{block}.ffn.{EXPERTS}"] = order.cpu().clone()
 
     def _put(self, block: int, kind: Kind, units: Units, weights: Weights) -> None:
         for name, tensor in weights.items():
             by_column = units.slices.get(name, (0, 1))[0] == tensor.ndim - 1 > 0
-            stored = tensor.mT.contiguous() if by_column else tensor.clone().contiguous()
+            stored = tensor.mT.contiguous().cpu() if by_column else tensor.cpu().clone().contiguous()
             self._tensors[f"{block}.{kind}.{name}{TRANSPOSED if by_column else ''}"] = stored
 
     def option(self, block: int, kind: Kind, count: int, output: Tensor) -> None:
         """The output projection [out, columns], of every expert, that the option of `count` units has for itself."""
         name = f"{block}.{kind}.{OUTPUT[kind]}{OPTION}{count}{TRANSPOSED}"
-        self._tensors[name] = output.mT.contiguous()
+        self._tensors[name] = output.mT.contiguous().cpu()
 
     def bias(self, block: int, kind: Kind, count: int, values: Tensor) -> None:
         """The output's bias [out] that the option of `count` units has for itself."""
-        self._tensors[f"{block}.{kind}.{OUTPUT[kind]}_bias{OPTION}{count}"] = values.clone()
+        self._tensors[f"{block}.{kind}.{OUTPUT[kind]}_bias{OPTION}{count}"] = values.cpu().clone()
 
     def save(self) -> None:
         """Write what is left."""
@@ -146,4 +161,4 @@ class LadderFile:
 
 def columns(order: Tensor, count: int, size: int) -> Tensor:
     """Columns [count x size] of the output projection that the first `count` units of `order` own."""
-    return (order[:count, None] * size + torch.arange(size)).flatten()
+    return (order[:count, None] * size + torch.arange(size, device=order.device)).flatten()

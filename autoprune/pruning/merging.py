@@ -18,7 +18,8 @@ def merged(weights: Weights, text: str) -> dict[str, Tensor]:
 
     Expert i has gate, up and down sum_j M_ij W_j, and the router row sum_j R_ij r_j.
     """
-    of_experts, of_router = torch.tensor(json.loads(text), dtype=weights["gate"].dtype)
+    like = weights["gate"]
+    of_experts, of_router = torch.tensor(json.loads(text), dtype=like.dtype, device=like.device)
     found = {name: torch.einsum("kn,nab->kab", of_experts, weights[name]) for name in ("gate", "up")}
     down = torch.einsum("kn,nab->kab", of_experts, weights["down"].mT).contiguous()
     return {**weights, **found, "down": down.mT, "router": of_router @ weights["router"]}

@@ -26,11 +26,11 @@ class Moments:
     count: Tensor  # of tokens
 
     @staticmethod
-    def zeros(inputs: int, outputs: int) -> Moments:
+    def zeros(inputs: int, outputs: int, device: torch.device | None = None) -> Moments:
         """Of no tokens."""
         wide = torch.float64
         sizes: tuple[tuple[int, ...], ...] = ((inputs, inputs), (inputs, outputs), (inputs,), ())
-        return Moments(*(torch.zeros(size, dtype=wide) for size in sizes))
+        return Moments(*(torch.zeros(size, dtype=wide, device=device) for size in sizes))
 
     def add(self, inner: Tensor, wanted: Tensor | None = None) -> None:
         """Take in one chunk: inner [B, T, d] and, for `cross`, wanted [B, T, out]."""
@@ -45,7 +45,8 @@ class Moments:
         """`second` plus damping x its mean diagonal on the diagonal, and what was added."""
         mean = float(self.second.diagonal().mean())
         added = damping * mean if mean > 0 else 1.0
-        return self.second + added * torch.eye(len(self.second), dtype=self.second.dtype), added
+        eye = torch.eye(len(self.second), dtype=self.second.dtype, device=self.second.device)
+        return self.second + added * eye, added
 
 
 @contextmanager

@@ -33,7 +33,9 @@ def unit_order(
     def evidence(name: str, weight: Tensor) -> Evidence:
         where = f"block{block}.{kind}.{name}"
         inputs = partial(_inputs, moments, name == output)
-        return Evidence(weight, where, inputs, _not_gathered, partial(_gradient, gradients, where))
+        return Evidence(
+            weight, where, inputs, _not_gathered, partial(_gradient, gradients, where, weight.device)
+        )
 
     weights = adapter.weights(block, kind)
     matrices = {n: evidence(n, w) for n, w in weights.items() if w.ndim == 2}
@@ -56,7 +58,7 @@ def _inputs(moments: Moments, output: bool) -> Inputs:
     return Inputs(moments.second / moments.count, moments.total / moments.count)
 
 
-def _gradient(gradients: Gradients | None, where: str, kind: str) -> Tensor:
+def _gradient(gradients: Gradients | None, where: str, device: torch.device, kind: str) -> Tensor:
     assert gradients is not None, "the criterion asks for gradients that it does not name in `needs`"
     with torch.inference_mode(False):
-        return gradients.get(kind, where).double()
+        return gradients.get(kind, where).to(device).double()

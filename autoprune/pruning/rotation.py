@@ -32,7 +32,8 @@ def directions(adapter: Decoder, windows: Windows, sequences: int, step: Step | 
 
     x is a token's hidden state over its root mean square, at every norm of the model, the final one included.
     """
-    second = torch.zeros(adapter.shape.hidden, adapter.shape.hidden, dtype=torch.float64)
+    width, device = adapter.shape.hidden, adapter.model.device
+    second = torch.zeros(width, width, dtype=torch.float64, device=device)
     for start in range(0, len(windows), sequences):
         state = adapter.embed(as_tensor(windows[start : start + sequences]))
         for block in range(adapter.shape.blocks):

@@ -28,7 +28,8 @@ def streaming_errors(
     The squared difference of the dense model's output after each prompt, summed over calibration tokens; the other
     groups keep everything.
     """
-    found = torch.zeros(adapter.shape.blocks, adapter.shape.kv_groups, dtype=torch.float64)
+    shape = adapter.shape.blocks, adapter.shape.kv_groups
+    found = torch.zeros(shape, dtype=torch.float64)
     plan = SublayerPlan.of(
         "attention",
         kv_full=adapter.shape.kv_groups,
@@ -46,7 +47,7 @@ def streaming_errors(
             whole, cut = (adapter.inner(block, "attention", state, weights, p) for p in (None, plan))
             missing = (whole - cut).unflatten(-1, (adapter.shape.kv_groups, -1)).movedim(-2, 0)
             changed = missing.flatten(1, 2) @ projection.transpose(-1, -2)
-            found[block] += changed.double().square().sum((1, 2))
+            found[block] += changed.double().square().sum((1, 2)).cpu()
         for kind in KINDS:
             dense = adapter.weights(block, kind)
             states = [adapter.run_sublayer(block, kind, state, dense) for state in states]

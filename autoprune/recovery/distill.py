@@ -198,11 +198,12 @@ class Distiller:
         for name, weight in state.weights.items():
             self.parameters[name].copy_(weight)
         for name in state.first:
-            self.optimizer.state[self.parameters[name]] = {
-                "step": torch.tensor(float(state.step)),
-                "exp_avg": state.first[name].clone(),
-                "exp_avg_sq": state.second[name].clone(),
-            }
+            parameter = self.parameters[name]
+            moments = (m[name].to(parameter.device, copy=True) for m in (state.first, state.second))
+            step = {"step": torch.tensor(float(state.step))}
+            self.optimizer.state[parameter] = step | dict(
+                zip(("exp_avg", "exp_avg_sq"), moments, strict=True)
+            )
 
 
 def check_pair(student: Any, teacher: Any, settings: Distill) -> None:

@@ -42,7 +42,9 @@ def save(state: State, folder: Path, identity: str) -> None:
     """Write it into `folder`; what was there stays until the new file is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{part}/{n}": t.detach().contiguous() for part in PARTS for n, t in getattr(state, part).items()
+        f"{part}/{n}": t.detach().cpu().contiguous()
+        for part in PARTS
+        for n, t in getattr(state, part).items()
     }
     facts = {"identity": identity, "step": str(state.step), "checks": json.dumps(state.checks)}
     partial = folder / f"{FILE}.partial"

@@ -100,14 +100,14 @@ def _onward(folder: Path) -> str:
     return "start it again: the run had not begun"
 
 
-def save_settings(folder: Path, cfg: DictConfig, command: str) -> None:
-    """Resolved settings, the command and the environment."""
+def save_settings(folder: Path, cfg: DictConfig, command: str, device: str = "cpu") -> None:
+    """Resolved settings, the command and the environment with its device."""
     from omegaconf import OmegaConf
 
     from autoprune.hardware.fingerprint import environment
 
     OmegaConf.save(cfg, folder / CONFIG, resolve=True)
-    write_json(folder / ENVIRONMENT, {"command": command, **environment()})
+    write_json(folder / ENVIRONMENT, {"command": command, **environment(device)})
 
 
 def load_settings(folder: Path, trust: bool) -> DictConfig:

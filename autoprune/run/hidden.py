@@ -98,9 +98,10 @@ def narrowed(
 
         def build(folder: Path) -> None:
             turn = directions(stream, windows, int(cfg.sequences), step)
-            save_file({NAME: turn.contiguous()}, folder / FILE)
+            save_file({NAME: turn.contiguous().cpu()}, folder / FILE)
 
         folder = cache.folder("rotation", inputs, build)
-    model = rotated(stream, load_file(folder / FILE)[NAME], width)
+    turn = load_file(folder / FILE)[NAME].to(loaded.model.device)
+    model = rotated(stream, turn, width)
     digest = f"{loaded.digest}-{folder.name[:8]}-{width}"
     return replace(loaded, model=model, digest=digest), adapter_for(model, cfg.adapter)

@@ -122,7 +122,8 @@ def facts(parts: Parts) -> dict[str, str]:
     """What latencies depend on beside machine and libraries: the kernels that models run on."""
     from autoprune.kernels import native
 
-    return {"kernels": native.instructions() if parts.cfg.latency.kernels else "off"}
+    ours = parts.cfg.latency.kernels and parts.device.type == "cpu"
+    return {"kernels": native.instructions() if ours else "off"}
 
 
 def named_table(parts: Parts, path: Path) -> LatencyTable:
@@ -157,7 +158,7 @@ def foreign(parts: Parts, table: LatencyTable) -> str:
     """Where the table was not measured on this machine and software, the first difference."""
     from autoprune.hardware.fingerprint import fingerprint
 
-    return table.foreign(fingerprint(int(parts.cfg.threads)) | facts(parts))
+    return table.foreign(fingerprint(int(parts.cfg.threads), str(parts.device)) | facts(parts))
 
 
 def origin(parts: Parts, table: LatencyTable | None) -> str:
@@ -189,7 +190,7 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
         *(
             METHOD,
             asdict(parts.adapter.shape),
-            fingerprint(work.threads) | facts(parts),
+            fingerprint(work.threads, str(parts.device)) | facts(parts),
             asdict(work),
             str(parts.loaded.dtype),
         ),

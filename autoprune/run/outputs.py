@@ -164,7 +164,7 @@ def _facts(run: Run, ledger: Ledger) -> RunFacts:
         wall_seconds=sum(e["seconds"] for e in ledger.events("wall")),
         block_runs=int(telemetry.get("block_runs", 0)),
         block_runs_naive=int(telemetry.get("block_runs_naive", 0)),
-        machine=_machine(int(cfg.threads)),
+        machine=_machine(int(cfg.threads), str(run.parts.device)),
         command=folder.command_of(run.path),
         finished=True,
         latency_error=_latency_error(run),
@@ -197,10 +197,10 @@ def _final_tokens(ledger: Ledger, window: int) -> int:
     return ledger.final_windows() * window
 
 
-def _machine(threads: int) -> str:
+def _machine(threads: int, device: str) -> str:
     from autoprune.hardware.fingerprint import fingerprint
 
-    return ", ".join(f"{k} {v}" for k, v in fingerprint(threads).items() if v not in ("", None))
+    return ", ".join(f"{k} {v}" for k, v in fingerprint(threads, device).items() if v not in ("", None))
 
 
 def best_row(run: Run, frame: pd.DataFrame) -> pd.Series | None:

@@ -12,6 +12,7 @@ import torch
 from autoprune.cache import Cache
 from autoprune.config import EVALUATORS
 from autoprune.data import Corpus
+from autoprune.device import device_of, exact
 from autoprune.errors import AutopruneError, SettingError, nearest
 from autoprune.evaluation import Context, Evaluation, FinalEvaluator, Searchable, WindowEvaluator
 from autoprune.models import adapter_for
@@ -34,6 +35,8 @@ from autoprune.run.streaming import (
     forget_all,
     forgetting,
     mapping_of,
+    move,
+    offload,
     supernet_of,
 )
 from autoprune.run.typed import check_types
@@ -70,6 +73,12 @@ class Parts:
     evaluators: tuple[WindowEvaluator, ...]
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
     given: Given | None = None  # the model as it was named, where `loaded` is narrower
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run."""
+        found: torch.device = self.adapter.model.device
+        return found
 
     @property
     def digest(self) -> str:
@@ -158,11 +167,14 @@ class Parts:
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     """Load the model, cut the corpus, build the ladders (or take them from the cache)."""
     check_stream_settings(cfg)
+    device = device_of(cfg)
+    exact(device)
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
     with progress.stage("loading the model"):
         any_family, mappable = cfg.adapter is not None, mapping_of(cfg, cache)
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family, mappable)
+        move(cfg, loaded.model, device)
         adapter = adapter_for(loaded.model, cfg.adapter)
         check_mapped(cfg, loaded, adapter)
     with progress.stage("cutting the corpus"):
@@ -175,6 +187,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
         forget_all(cfg, loaded.model)
+        offload(cfg, adapter, device)
     space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
     prompt = prompt_len(cfg, adapter, space_parts)
     if prompt is not None:

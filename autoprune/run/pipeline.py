@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune import __version__
+from autoprune.device import make_do, searched_on, settle
 from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from autoprune.progress import Progress
 
 
+DEVICE = "device"  # in the ledger's meta: where plans are evaluated
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 Adopted = dict[str, dict[tuple[str, Fidelity], Recorded]]  # by the name of ladders, then plan key and windows
 
@@ -102,11 +104,12 @@ def _begin(
     progress.say(
         f"self-check passed; about {size.seconds:.0f} s and {size.bytes / 1e6:.0f} MB for {size.tokens:,} tokens"
     )
-    folder.save_settings(path, cfg, command)
+    folder.save_settings(path, cfg, command, str(run.parts.device))
     if run.table is not None:
         run.table.save(path / folder.LATENCY)
     origin = {} if adopt is None else {ADOPTS: str(adopt)}
-    ledger = Ledger.create(path / FILE, {**_identity(run), **origin})
+    where = {DEVICE: searched_on(cfg, run.parts.device)}
+    ledger = Ledger.create(path / FILE, {**_identity(run), **where, **origin})
     if run.parts.given is not None:
         base, width = run.space.cost(run.space.dense), run.parts.adapter.shape.hidden
         ledger.event("note", text=run.parts.given.told(base, width, int(cfg.window)))
@@ -115,9 +118,16 @@ def _begin(
 
 def _reopen(path: Path, cfg: DictConfig, progress: Progress) -> tuple[Run, Ledger]:
     ledger = folder.open_ledger(path)
+    before = ledger.meta().get(DEVICE, "cpu")
+    settle(cfg, before)
     run = _open(cfg, path, progress)
     _check_identity(ledger, run)
     ledger.event("resumed")
+    now = searched_on(cfg, run.parts.device)
+    if now != before:
+        text = f"Begun on {before}, gone on with on {now}: scores may differ in their last bits."
+        ledger.event("note", text=text)
+        progress.say(text)
     return run, ledger
 
 
@@ -139,6 +149,7 @@ def resume(path: Path, cfg: DictConfig, progress: Progress) -> Path:
 def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
     """The parts of a run that exists, for export."""
     ledger = folder.open_ledger(path)
+    make_do(cfg)
     run = _open(cfg, path, progress)
     _check_identity(ledger, run)
     ledger.close()

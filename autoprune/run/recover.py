@@ -12,6 +12,7 @@ import torch
 
 from autoprune.cache import Cache
 from autoprune.data import Corpus, corpus_name, open_corpus
+from autoprune.device import device_of
 from autoprune.errors import SettingError, SpaceError, UnsupportedModelError
 from autoprune.evaluation import Failure, FinalEvaluator
 from autoprune.forward import BuiltModel
@@ -62,10 +63,12 @@ def recover_checkpoint(
     plan = _plan(checkpoint)
     setting, last = _setting(cfg, plan, progress)
     stored, family = load_checkpoint(checkpoint), str(setting.teacher.model.config.model_type)
-    model, outcome = recovered_model(
-        lambda dtype: load_checkpoint(checkpoint, dtype), stored.dtype, setting, to, progress
-    )
-    outcome = _with_own(outcome, load_checkpoint(checkpoint, torch.float32), last, plan, progress)
+
+    def load(dtype: torch.dtype) -> Any:
+        return load_checkpoint(checkpoint, dtype).to(setting.teacher.model.device)
+
+    model, outcome = recovered_model(load, stored.dtype, setting, to, progress)
+    outcome = _with_own(outcome, load(torch.float32), last, plan, progress)
     card = model_card(
         source=str(cfg.model),
         plan=plan,
@@ -140,6 +143,7 @@ def _setting(cfg: DictConfig, plan: Plan, progress: Progress) -> tuple[Setting, 
     with progress.stage("loading the teacher"):
         own = cfg.adapter is not None
         teacher: Loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family=own)
+        teacher.model.to(device_of(cfg))
         adapter = adapter_for(teacher.model, cfg.adapter)
     with progress.stage("cutting the corpus"):
         corpus = open_corpus(corpus_name(str(cfg.data)), teacher.tokenizer, int(cfg.window), cache)

@@ -114,6 +114,11 @@ def check_recovery(parts: Parts) -> None:
     settings = recovery_of(parts.cfg)
     if settings is None:
         return
+    if getattr(parts.adapter, "fed", None) is not None:
+        raise SettingError(
+            f"recovery={settings.name} runs the whole dense model on device={parts.device}, and stream="
+            f"{parts.cfg.stream} keeps it off there; allowed: stream=off, device=cpu or recovery=none"
+        )
     if settings.hidden > 0 and parts.given is not None and parts.given.wider(parts.adapter.shape):
         raise SettingError(
             f"recovery.hidden={settings.hidden:g} compares hidden states, and hidden={parts.cfg.hidden} makes them "
@@ -222,7 +227,9 @@ def _identity(student: Any, dtype: torch.dtype, setting: Setting) -> str:
     """Changes when the outcome could: a state of another recovery is not gone on from."""
     start = hashlib.sha256()
     for name, parameter in student.named_parameters():
-        start.update(name.encode() + parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        start.update(
+            name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     windows = hashlib.sha256(setting.lessons.windows.tobytes()).hexdigest()
     wanted = {k: v for k, v in asdict(setting.settings).items() if k not in ("points", "save_every")}
     where = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from autoprune.device import of_workers
 from autoprune.errors import LedgerError
 from autoprune.evaluation import Evaluation
 from autoprune.executors.base import Spec
@@ -24,6 +25,7 @@ def spec_of(parts: Parts, supernet: SupernetSpec | None = None) -> Spec:
     settings = OmegaConf.to_container(parts.cfg, resolve=True)
     assert isinstance(settings, dict)
     plain = {str(k): v for k, v in settings.items()}
+    plain["device"] = of_workers(parts.cfg, str(parts.device))
     inputs = _absolute(plain)
     root = parts.cache.root.absolute()
     needed = tuple(str(a.absolute().relative_to(root)) for a in parts.cache.used if _needed(a, parts))

@@ -173,7 +173,7 @@ def fresh(model: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = type(model)(config)
-    return made.float().eval()
+    return made.float().eval().to(model.device)
 
 
 def markdown(frame: pd.DataFrame, plan: Plan, command: str) -> str:

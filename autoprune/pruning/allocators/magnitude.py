@@ -22,7 +22,7 @@ def global_magnitude(ground: Ground) -> Allocation:
     """Every matrix keeps its share of the largest weights of all matrices; of units, their sublayer's share."""
     sizes, found = dict[str, int](), dict[str, Array]()
     for place, weights in _places(ground):
-        ordered = np.sort(np.concatenate([w.double().abs().flatten().numpy() for w in weights]))
+        ordered = np.sort(np.concatenate([w.double().abs().flatten().cpu().numpy() for w in weights]))
         sizes[place] = len(ordered)
         found[place] = ordered[np.linspace(0, len(ordered) - 1, min(SAMPLE, len(ordered))).astype(int)]
     values = np.concatenate(list(found.values()))

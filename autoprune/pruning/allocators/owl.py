@@ -35,7 +35,8 @@ def _outliers(ground: Ground, block: int) -> float:
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
-            norms = ground.statistics.inputs(block, sublayer.kind, name).second.diagonal().sqrt()
+            device = adapter.model.device
+            norms = ground.statistics.inputs(block, sublayer.kind, name, device).second.diagonal().sqrt()
             found.append((weights[name].double().abs() * norms).flatten())
     entries = sum(len(f) for f in found)
     mean = sum(float(f.sum()) for f in found) / entries

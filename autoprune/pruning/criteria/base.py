@@ -72,7 +72,7 @@ class Criterion(ABC):
 
     def units(self, site: Site) -> Tensor:
         """Scores [units], comparable within the site."""
-        total = torch.zeros(site.units.count, dtype=torch.float64)
+        total = torch.zeros(site.units.count, dtype=torch.float64, device=site.best.device)
         for name, found in site.matrices.items():
             if name in site.units.slices:
                 dim, _ = site.units.slices[name]

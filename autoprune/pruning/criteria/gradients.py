@@ -77,7 +77,7 @@ def _build(
 ) -> None:
     sums: dict[str, Tensor] = {}
     for number, row in enumerate(windows, 1):
-        ids = torch.from_numpy(row.astype(np.int64))[None]
+        ids = torch.from_numpy(row.astype(np.int64))[None].to(adapter.model.device)
         if {"loss", "squares", "fisher"} & set(kinds):
             for place, gradient in _gradients(adapter, ids, _loss).items():
                 _add(sums, place, gradient, kinds)
@@ -90,7 +90,7 @@ def _build(
         name: (_inverse(t / len(windows)) if name.startswith("fisher.") else t / len(windows))
         for name, t in sums.items()
     }
-    weights = {n: t.float().contiguous() for n, t in found.items()}
+    weights = {n: t.float().contiguous().cpu() for n, t in found.items()}
     save_file(_trimmed(weights, adapter), folder / FILE)
 
 
@@ -116,7 +116,7 @@ def _inverse(fisher: Tensor) -> Tensor:
     """Diagonals [out, in] of the inverses of damped blocks [out, blocks, size, size]."""
     mean = float(fisher.diagonal(dim1=-2, dim2=-1).mean())
     damping = DAMPING * mean if mean > 0 else 1.0
-    inverse = torch.linalg.inv(fisher + damping * torch.eye(BLOCK))
+    inverse = torch.linalg.inv(fisher + damping * torch.eye(BLOCK, device=fisher.device))
     diagonal: Tensor = inverse.diagonal(dim1=-2, dim2=-1).flatten(1)
     return diagonal
 

@@ -34,7 +34,7 @@ def obs_order(second: Tensor, weight: Tensor, units: int) -> Tensor:
     """
     inverse = torch.linalg.inv(second.double())
     weight = weight.double().clone()
-    alive = torch.ones(units, dtype=torch.bool)
+    alive = torch.ones(units, dtype=torch.bool, device=weight.device)
     gone: list[int] = []
     step = max(1, units // ROUNDS)
     while len(gone) < units - 1:
@@ -43,7 +43,7 @@ def obs_order(second: Tensor, weight: Tensor, units: int) -> Tensor:
         _remove(inverse, weight, leaving, len(inverse) // units)
         alive[leaving] = False
         gone += leaving.tolist()
-    return torch.tensor([*alive.nonzero().flatten().tolist(), *reversed(gone)])
+    return torch.tensor([*alive.nonzero().flatten().tolist(), *reversed(gone)], device=weight.device)
 
 
 def _scores(inverse: Tensor, weight: Tensor, units: int) -> Tensor:
@@ -54,7 +54,7 @@ def _scores(inverse: Tensor, weight: Tensor, units: int) -> Tensor:
 
 def _remove(inverse: Tensor, weight: Tensor, leaving: Tensor, size: int) -> None:
     """Downdate both in place; what left keeps an identity block, so that later solves stay regular."""
-    at = (leaving[:, None] * size + torch.arange(size)).flatten()
+    at = (leaving[:, None] * size + torch.arange(size, device=leaving.device)).flatten()
     share = torch.linalg.solve(inverse[at][:, at], inverse[at])  # [removed, d]
     weight -= weight[:, at] @ share
     inverse -= inverse[:, at] @ share

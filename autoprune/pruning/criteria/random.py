@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,13 +16,14 @@ class Random(Criterion):
 
     def weights(self, found: Evidence) -> Tensor:
         """Uniform in [0, 1)."""
-        return torch.rand(found.weight.shape, generator=_generator(found.place), dtype=torch.float64)
+        return _drawn(found.weight.shape, found)
 
     def units(self, site: Site) -> Tensor:
         """Uniform in [0, 1)."""
-        place = site.matrices[site.output].place
-        return torch.rand(site.units.count, generator=_generator(place), dtype=torch.float64)
+        return _drawn((site.units.count,), site.matrices[site.output])
 
 
-def _generator(place: str) -> torch.Generator:
-    return torch.Generator().manual_seed(zlib.crc32(place.encode()))
+def _drawn(shape: Sequence[int], found: Evidence) -> Tensor:
+    """On the CPU, so that the order is the same on every device."""
+    generator = torch.Generator().manual_seed(zlib.crc32(found.place.encode()))
+    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64).to(found.weight.device)

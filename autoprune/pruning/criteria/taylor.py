@@ -20,7 +20,7 @@ class Taylor(Criterion):
 
     def units(self, site: Site) -> Tensor:
         """Of all its weights at once: changes of unlike sign cancel."""
-        total = torch.zeros(site.units.count, dtype=torch.float64)
+        total = torch.zeros(site.units.count, dtype=torch.float64, device=site.best.device)
         for name, found in site.matrices.items():
             if name in site.units.slices:
                 change = (found.weight.double() * found.gradient("loss")).sum(1 - site.units.slices[name][0])

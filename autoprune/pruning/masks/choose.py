@@ -28,7 +28,7 @@ def mask_of(pattern: Pattern, scores: Tensor, option: int, by_row: bool = False)
 def top(scores: Tensor, count: int) -> Tensor:
     """The `count` highest; of equal ones the first in memory order."""
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[order[:count]] = True
     return mask.view(scores.shape)
 
@@ -38,8 +38,8 @@ def row_mask(scores: Tensor, percent: int) -> Tensor:
     rows, columns = scores.shape
     total = share(scores.numel(), percent)
     ends = [total * (row + 1) // rows for row in range(rows)]
-    counts = torch.tensor([end - start for start, end in zip([0, *ends], ends, strict=False)])
-    return ranks(scores) < counts[:, None]
+    counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return ranks(scores) < torch.tensor(counts, device=scores.device)[:, None]
 
 
 def grouped_mask(scores: Tensor, size: int, keep: int) -> Tensor:

@@ -85,15 +85,16 @@ class MaskedLadders:
 
     def _inputs(self, block: int, plan: SublayerPlan, matrix: str) -> Inputs:
         """Of an output projection those of the units that are kept, in the ladders' order."""
-        found = self.statistics.inputs(block, plan.kind, matrix)
+        found = self.statistics.inputs(block, plan.kind, matrix, self._adapter.model.device)
         if matrix != OUTPUT[plan.kind]:
             return found
-        kept = torch.tensor(self._ladders.kept(block, plan))
+        kept = torch.tensor(self._ladders.kept(block, plan), device=found.mean.device)
         return found.at(columns(kept, len(kept), self._units[plan.kind].slices[matrix][1]))
 
     def _gradient(self, block: int, plan: SublayerPlan, matrix: str, kind: str) -> Tensor:
         """Of the dense model, at the weights that are kept, in the ladders' order."""
         assert self._gradients is not None, "the method asks for gradients that it does not name in `needs`"
-        whole = self._gradients.get(kind, f"block{block}.{plan.kind}.{matrix}")
-        kept = torch.tensor(self._ladders.kept(block, plan))
+        found = self._gradients.get(kind, f"block{block}.{plan.kind}.{matrix}")
+        whole = found.to(self._adapter.model.device)
+        kept = torch.tensor(self._ladders.kept(block, plan), device=whole.device)
         return self._units[plan.kind].take({matrix: whole}, kept)[matrix].double()

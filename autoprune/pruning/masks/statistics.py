@@ -36,10 +36,10 @@ class Statistics:
         found: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return found
 
-    def inputs(self, block: int, kind: Kind, matrix: str) -> Inputs:
-        """Those of one matrix; q, k and v share theirs, and gate and up."""
+    def inputs(self, block: int, kind: Kind, matrix: str, device: torch.device | None = None) -> Inputs:
+        """Those of one matrix, on a device; q, k and v share theirs, and gate and up."""
         place = f"{block}.{kind}.{'inner' if matrix == OUTPUT[kind] else 'entering'}"
-        second, mean = (self._tensor(f"{place}.{n}").double() for n in ("second", "mean"))
+        second, mean = (self._tensor(f"{place}.{n}").to(device).double() for n in ("second", "mean"))
         return Inputs(second, mean)
 
 
@@ -76,8 +76,8 @@ def _build(
             if not routed(adapter, kind):
                 for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
                     inputs = _inputs(passing(block, kind, state, weights) for state in states)
-                    found[f"{block}.{kind}.{name}.second"] = inputs.second.float()
-                    found[f"{block}.{kind}.{name}.mean"] = inputs.mean.float()
+                    found[f"{block}.{kind}.{name}.second"] = inputs.second.float().cpu()
+                    found[f"{block}.{kind}.{name}.mean"] = inputs.mean.float().cpu()
             states = [adapter.run_sublayer(block, kind, s, weights) for s in states]
             if progress is not None:
                 progress(at + 1, adapter.shape.blocks * len(KINDS))

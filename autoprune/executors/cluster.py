@@ -19,7 +19,11 @@ from autoprune.scratch import scratch_folder
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small
-LONGEST = 24  # characters of a temporary folder: Ray makes sockets below it, whose paths may not be long
+# characters of a temporary folder: Linux takes 107 of a socket's path, Ray's own below it are up to
+# `/autoprune-UID/ray-12345678/session_2026-01-02_03-04-05_123456_1234567/sockets/plasma_store`
+LONGEST = 107 - len(
+    "/autoprune-/ray-12345678/session_2026-01-02_03-04-05_123456_1234567/sockets/plasma_store"
+)
 # glibc by itself returns every plan's logits to the system, and fetching them again takes a tenth of the time
 KEPT = str(1 << 30)  # bytes
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT}
@@ -164,7 +168,8 @@ class Cluster:
 def _temporary() -> Path:
     """A folder of this user's for what Ray writes while it runs."""
     root = tempfile.gettempdir()
-    folder = Path(root if len(root) <= LONGEST else "/tmp") / f"autoprune-{os.getuid()}"
+    user = str(os.getuid())
+    folder = Path(root if len(root + user) <= LONGEST else "/tmp") / f"autoprune-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise SettingError(f"{folder} belongs to somebody else; name another folder in TMPDIR")

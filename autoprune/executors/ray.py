@@ -17,13 +17,13 @@ from autoprune.executors.offers import Demand, check_demand
 from autoprune.executors.pieces import cut
 from autoprune.executors.shipping import Listed, Parcel, listed, packed
 from autoprune.executors.task import Task, after_death, after_limit, in_groups
+from autoprune.executors.wire import Asked, Scored
 from autoprune.executors.worker import Lacks, Ready
 from autoprune.objective import Result
 from autoprune.study import Job
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Evaluation
-    from autoprune.executors.worker import Scored
 
 STUBBORN = (
     6  # workers lost in a row, beyond the retries of one piece and all workers once: no plan is at fault
@@ -177,7 +177,8 @@ class Ray:
             worker, task = self._idle.pop(), self._queue.popleft()
             plans = [job.plan for job in task.jobs]
             due = None if self._limit is None else time.monotonic() + self._limit * len(plans)
-            reference = worker.score.remote(plans, task.fidelity, task.sequences)
+            lump = Asked(plans, task.fidelity, task.sequences).packed()
+            reference = worker.score.remote(lump)
             self._running[reference] = _Call(worker, task, due)
 
     def _let_open(self, worker: Any) -> None:
@@ -212,7 +213,7 @@ class Ray:
             self._send_files(call.worker, answer)
             return []
         self._idle.append(call.worker)
-        return self._take(call, answer)
+        return self._take(call, Scored.unpacked(answer) if isinstance(answer, bytes) else answer)
 
     def _take(self, call: _Call, answer: Scored | Ready) -> list[Result]:
         self._started = True

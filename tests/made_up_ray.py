@@ -72,6 +72,8 @@ class World:
     micro: int | None = None
     smaller: list[tuple[list[int], int]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
+    watched: bool = False
+    lost: Exception | None = None  # what a look for the head says
 
     def hangs(self, call: Call) -> bool:
         if not isinstance(call.values[0], bytes):
@@ -117,6 +119,10 @@ class World:
 
     def workers(self) -> list[Any]:
         return [self.hire(), self.hire()]
+
+    def check(self) -> None:
+        if self.lost:
+            raise self.lost
 
     def stop(self) -> None:
         pass

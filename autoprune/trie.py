@@ -15,6 +15,6 @@ def trie_order(plans: Sequence[Plan]) -> list[int]:
 def common(a: Plan, b: Plan) -> int:
     """How many sublayers two plans share, from the first on."""
     for depth, (x, y) in enumerate(zip(a.sublayers, b.sublayers, strict=True)):
-        if x != y:
+        if x is not y and x != y:  # spaces hand out the same again and again
             return depth
     return len(a.sublayers)

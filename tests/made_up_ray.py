@@ -16,7 +16,8 @@ from autoprune.evaluation import Failure, Scores, summarise
 from autoprune.executors import ray as room
 from autoprune.executors.base import Spec
 from autoprune.executors.ray import Ray
-from autoprune.executors.worker import Ready, Scored
+from autoprune.executors.wire import Asked, Scored
+from autoprune.executors.worker import Ready
 from autoprune.objective import Fidelity, Proposal, Result, Split
 from autoprune.space import Candidate, Plan
 from autoprune.study import Job
@@ -71,11 +72,13 @@ class World:
     micro: int | None = None
     smaller: list[tuple[list[int], int]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
+    watched: bool = False
+    lost: Exception | None = None  # what a look for the head says
 
     def hangs(self, call: Call) -> bool:
-        if not isinstance(call.values[0], list):
+        if not isinstance(call.values[0], bytes):
             return False
-        late = bool({plan.widths()[0][1] for plan in call.values[0]} & self.hung)
+        late = bool({plan.widths()[0][1] for plan in Asked.unpacked(call.values[0]).plans} & self.hung)
         self.patience -= late
         return late and self.patience >= 0
 
@@ -83,7 +86,9 @@ class World:
         self.stored.append(part)
         return len(self.stored) - 1
 
-    def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
+    def score(self, lump: bytes) -> bytes:
+        asked = Asked.unpacked(lump)
+        plans, fidelity, sequences = asked.plans, asked.fidelity, asked.sequences
         self.micro = sequences
         if sequences is not None:
             self.smaller.append(([plan.widths()[0][1] for plan in plans], sequences))
@@ -92,7 +97,7 @@ class World:
         for width in widths:
             self.behave(width)
         outcomes = [self.outcome(width, fidelity) for width in widths]
-        return Scored(outcomes, 2 * len(plans), 4 * len(plans), 1.0)
+        return Scored(outcomes, 2 * len(plans), 4 * len(plans), 1.0).packed()
 
     @staticmethod
     def outcome(width: int, fidelity: Fidelity) -> Scores | Failure:
@@ -114,6 +119,10 @@ class World:
 
     def workers(self) -> list[Any]:
         return [self.hire(), self.hire()]
+
+    def check(self) -> None:
+        if self.lost:
+            raise self.lost
 
     def stop(self) -> None:
         pass

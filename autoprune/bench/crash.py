@@ -144,12 +144,14 @@ class Hunt:
     def run(self, kills: int, reference: Any) -> Outcome:
         """Kill up to so many times, let it finish, compare."""
         status, ended = -1, False
-        while status < 0 or ended:
+        while (status < 0 or ended) and not _finished(
+            self._run
+        ):  # the last kill may come after the last word
             pid = processes.fork(self._line(), self._log, self._environment)
             had = len(self._kills)
             status = self._hunted(pid, kills)
             ended = bool(status) and len(self._kills) > had and self._kills[-1][0] == "raylet"
-        if status:
+        if status and not _finished(self._run):
             raise RuntimeError(f"a run ended with exit code {status}:\n{self._log.read_text()}")
         return Outcome(
             executor="ray" if self._ray else "serial",
@@ -255,6 +257,16 @@ def progress(run: Path, tables: Sequence[str] = TABLES) -> int:
             return sum(int(db.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables)
     except sqlite3.Error:  # the tables are not there yet
         return 0
+
+
+def _finished(run: Path) -> bool:
+    """Whether there is nothing to resume."""
+    if not holds_run(run / FILE):
+        return False
+    ledger = Ledger.open(run / FILE)
+    found = bool(ledger.events("finished"))
+    ledger.close()
+    return found
 
 
 def stage(run: Path) -> str:

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +92,14 @@ class _Sweep:
             import hydra
 
             from autoprune.config import GROUPS, register
+            from autoprune.executors.local import one_ray
             from autoprune.settings import explain
 
             register()
             main = hydra.main(version_base="1.3", config_path=f"pkg://{GROUPS}", config_name="config")
             try:
-                main(self.job)()
+                with one_ray() if self.sweep else nullcontext():
+                    main(self.job)()
             except _Ended:
                 return StoppedError.exit_code
             except OSError as error:  # of Hydra's own errors some are, too

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError, SettingError, StoppedError
+from autoprune.executors import local
 from autoprune.executors.attaching import check_address
 from autoprune.executors.offers import Demand, check_room
+from autoprune.executors.watching import Watch
 from autoprune.executors.worker import Worker
-from autoprune.scratch import scratch_folder
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small
-LONGEST = 24  # characters of a temporary folder: Ray makes sockets below it, whose paths may not be long
 # glibc by itself returns every plan's logits to the system, and fetching them again takes a tenth of the time
 KEPT = str(1 << 30)  # bytes
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT}
@@ -43,6 +40,7 @@ class Cluster:
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._held = ExitStack()
+        self._watch: Watch | None = None
         self._hired: list[Any] = []
         self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
         self._keeper.start()
@@ -53,6 +51,16 @@ class Cluster:
         if self._address is None:
             return "the Ray started here"
         return f"the Ray at executor.address={self._address}"
+
+    @property
+    def watched(self) -> bool:
+        """Whether `check` may have something to say: the Ray is not ours, and may go."""
+        return self._watch is not None
+
+    def check(self) -> None:
+        """Raise StoppedError when the head of the Ray has gone, and with it all workers."""
+        if self._watch is not None and self._watch.lost:
+            raise StoppedError(f"executor=ray: {self.where} has gone ({self._watch.lost}); start it again")
 
     def workers(self) -> list[Any]:
         """Handles of the first workers, once Ray is up; raises what went wrong."""
@@ -99,8 +107,9 @@ class Cluster:
     def stop(self) -> None:
         """End the workers, and Ray when it is ours."""
         self._ready.wait()
-        for worker in list(self._hired):
-            self.dismiss(worker)
+        if self._watch is None or not self._watch.lost:  # else nobody is there to be told
+            for worker in list(self._hired):
+                self.dismiss(worker)
         self._held.close()
         self._closing.set()
         self._keeper.join()
@@ -118,11 +127,12 @@ class Cluster:
     def _start(self) -> None:
         import ray
 
-        if not ray.is_initialized():  # else it is the caller's own, and stays
-            for name, value in QUIET.items():
-                os.environ.setdefault(name, value)
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            self._attach(quiet) if self._address is not None else self._begin(quiet)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        if self._address is not None:
+            self._attach()
+        else:
+            local.start(self._held, max(1, math.ceil(self._workers * self._demand.cpus)))
         where = (
             "the Ray started here"
             if self._address is None
@@ -134,38 +144,19 @@ class Cluster:
                 f"{where} has room for {room} of {self._workers} workers; the others start when nodes join it"
             )
 
-    def _begin(self, quiet: dict[str, Any]) -> None:
-        import ray
-
-        folder = self._held.enter_context(scratch_folder(_temporary(), "ray-"))
-        self._held.callback(ray.shutdown)
-        ray.init(
-            address="local",  # None would attach to whatever runs here
-            num_cpus=max(1, math.ceil(self._workers * self._demand.cpus)),
-            object_store_memory=STORE,
-            include_dashboard=False,
-            _temp_dir=str(folder),
-            **quiet,
-        )
-
-    def _attach(self, quiet: dict[str, Any]) -> None:
+    def _attach(self) -> None:
         import ray
 
         assert self._address is not None
+        local.leave()
+        if ray.is_initialized():  # it is the caller's own, and stays
+            return
         check_address(self._address)
         try:
-            ray.init(address=self._address, **quiet)
+            ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
             raise SettingError(f"executor.address={self._address}: no Ray answers there ({line})") from error
         self._held.callback(ray.shutdown)
-
-
-def _temporary() -> Path:
-    """A folder of this user's for what Ray writes while it runs."""
-    root = tempfile.gettempdir()
-    folder = Path(root if len(root) <= LONGEST else "/tmp") / f"autoprune-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise SettingError(f"{folder} belongs to somebody else; name another folder in TMPDIR")
-    return folder
+        self._watch = Watch(str(ray.get_runtime_context().gcs_address))
+        self._held.callback(self._watch.stop)

@@ -46,4 +46,5 @@ def joined(parts: Sequence[Scores | Failure]) -> Scores | Failure:
         return failed or parts[0]
     good = [p for p in parts if not isinstance(p, Failure)]
     whole = summarise({metric: [p.per_window[metric] for p in good] for metric in good[0].per_window})
-    return replace(whole, note="; ".join(dict.fromkeys(p.note for p in good if p.note)))
+    notes = dict.fromkeys(p.note for p in good if p.note)
+    return replace(whole, note="; ".join(notes)) if notes else whole

@@ -8,10 +8,11 @@ but the plans, the windows and the number of workers.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from autoprune.space import Plan, SublayerPlan
 from autoprune.trie import common, trie_order
@@ -66,43 +67,48 @@ class _Trie:
         self.order = trie_order(plans)
         ordered = [plans[i] for i in self.order]
         shared = [0, *(common(a, b) for a, b in pairwise(ordered))]
-        distinct = {s for p in plans for s in p.sublayers}  # spaces hand out the same again and again
-        largest = _largest(distinct)
-        weight = {s: _weight(s, largest) for s in distinct}
-        weights = [[weight[s] for s in p.sublayers] for p in ordered]
-        body = max(1.0, sum(weights[0]))
+        # spaces hand out the same again and again, and to hash one costs more than to look at it
+        distinct = {id(s): s for p in plans for s in p.sublayers}
+        largest = _largest(distinct.values())
+        weight = {number: _weight(s, largest) for number, s in distinct.items()}
+        weights = [[weight[id(s)] for s in p.sublayers] for p in ordered]
+        head = HEAD * max(1.0, sum(weights[0]))
         self.lost = [
-            sum(map(bool, w[:d])) for w, d in zip(weights, shared, strict=True)
+            len(w[:d]) - w[:d].count(0.0) for w, d in zip(weights, shared, strict=True)
         ]  # by a cut before it
-        self.runs = sum(sum(map(bool, w[d:])) for w, d in zip(weights, shared, strict=True))
-        self._alone = [sum(w) + HEAD * body for w in weights]
-        self._after = [sum(w[d:]) + HEAD * body for w, d in zip(weights, shared, strict=True)]
+        self.runs = sum(len(w) - w.count(0.0) for w in weights) - sum(self.lost)
+        alone = [sum(w) + head for w in weights]
+        after = [sum(w[d:]) + head for w, d in zip(weights, shared, strict=True)]
+        self._until = [0.0, *accumulate(after)]
+        self._start = [own - until for own, until in zip(alone, self._until[1:], strict=True)]
 
     def weight(self, start: int, stop: int) -> float:
-        """Relative time of the plans start..stop in order, as a piece."""
-        return self._alone[start] + sum(self._after[start + 1 : stop])
+        """Relative time of the plans start..stop in order, as a piece; it grows with every plan on either side."""
+        return self._start[start] + self._until[stop]
 
     def groups(self, cap: float) -> list[tuple[int, int]] | None:
         """Ranges of plans, none heavier than `cap` of the whole, that lose the least; None when that is too much."""
         count, limit = len(self.order), cap * self.weight(0, len(self.order))
-        alone, after, lost = self._alone, self._after, [0, *self.lost[1:]]
-        best: list[tuple[float, int]] = [(0, 0)]  # runs lost so far, and where the last group starts
+        most, start, until = SLACK * self.runs, self._start, self._until
+        chosen = [0] * (count + 1)  # where the last group of the best way to cut so many plans starts
+        waiting: deque[tuple[int, int]] = (
+            deque()
+        )  # (runs lost, start): starts that a later plan may choose, best first
+        least = 0
         for stop in range(1, count + 1):
-            start, heavy = stop - 1, after[stop - 1]
-            least, chosen = best[start][0] + lost[start], start
-            for start in range(stop - 2, -1, -1):
-                if alone[start] + heavy > limit:
-                    break
-                if (value := best[start][0] + lost[start]) <= least:
-                    least, chosen = value, start
-                heavy += after[start]
-            best.append((least, chosen))
-        if best[count][0] > SLACK * self.runs:
-            return None
+            value = least + (self.lost[stop - 1] if stop > 1 else 0)
+            while waiting and waiting[-1][0] > value:
+                waiting.pop()
+            waiting.append((value, stop - 1))
+            while len(waiting) > 1 and start[waiting[0][1]] + until[stop] > limit:
+                waiting.popleft()
+            least, chosen[stop] = waiting[0]
+            if least > most:
+                return None
         found, stop = [], count
         while stop:
-            found.append((best[stop][1], stop))
-            stop = best[stop][1]
+            found.append((chosen[stop], stop))
+            stop = chosen[stop]
         return found[::-1]
 
 

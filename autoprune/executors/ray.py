@@ -17,13 +17,14 @@ from autoprune.executors.offers import Demand, check_demand
 from autoprune.executors.pieces import cut
 from autoprune.executors.shipping import Listed, Parcel, listed, packed
 from autoprune.executors.task import Task, after_death, after_limit, in_groups
+from autoprune.executors.watching import PULSE
+from autoprune.executors.wire import Asked, Scored
 from autoprune.executors.worker import Lacks, Ready
 from autoprune.objective import Result
 from autoprune.study import Job
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Evaluation
-    from autoprune.executors.worker import Scored
 
 STUBBORN = (
     6  # workers lost in a row, beyond the retries of one piece and all workers once: no plan is at fault
@@ -88,6 +89,7 @@ class Ray:
         self._joining = Joining()
         self._machines: set[str] = set()
         self._in_a_row, self._late, self._started, self._told = 0, 0, False, False
+        self._since = 0.0  # when results were first waited for
         self._counters: dict[str, float] = {}
         self._times: list[tuple[int, Any, float]] = []  # a piece's number, its worker, its thread seconds
         self._pieces = 0
@@ -123,6 +125,7 @@ class Ray:
         """Results as their last pieces come in; ends early when `timeout` seconds bring none."""
         import ray
 
+        self._since = time.monotonic()
         end = None if timeout is None else time.monotonic() + timeout
         while self._queue or any(call.task for call in self._running.values()):
             self._hand_out()
@@ -165,11 +168,13 @@ class Ray:
         marks = [call.due for call in self._running.values() if call.due is not None]
         marks += [end] if end is not None else []
         now = time.monotonic()
-        marks += [] if self._started or self._told else [now + WAITING]
+        marks += [] if self._started or self._told else [self._since + WAITING]
+        marks += [now + PULSE] if self._cluster is not None and self._cluster.watched else []
         return max(0.0, min(marks) - now) if marks else None
 
     def _hand_out(self) -> None:
         assert self._cluster is not None, "open() comes first"
+        self._cluster.check()
         if not self._running and not self._idle:
             for worker in self._cluster.workers():
                 self._let_open(worker)
@@ -177,7 +182,8 @@ class Ray:
             worker, task = self._idle.pop(), self._queue.popleft()
             plans = [job.plan for job in task.jobs]
             due = None if self._limit is None else time.monotonic() + self._limit * len(plans)
-            reference = worker.score.remote(plans, task.fidelity, task.sequences)
+            lump = Asked(plans, task.fidelity, task.sequences).packed()
+            reference = worker.score.remote(lump)
             self._running[reference] = _Call(worker, task, due)
 
     def _let_open(self, worker: Any) -> None:
@@ -212,7 +218,7 @@ class Ray:
             self._send_files(call.worker, answer)
             return []
         self._idle.append(call.worker)
-        return self._take(call, answer)
+        return self._take(call, Scored.unpacked(answer) if isinstance(answer, bytes) else answer)
 
     def _take(self, call: _Call, answer: Scored | Ready) -> list[Result]:
         self._started = True
@@ -287,7 +293,7 @@ class Ray:
                 if again
                 else self._fail(call.task, f"it took longer than executor.limit={self._limit:g} s")
             )
-        if not overdue and not self._started and not self._told:
+        if not overdue and not self._started and not self._told and now >= self._since + WAITING:
             self._told = True
             self.say(f"no worker has started for {WAITING:.0f} s: is everything taken that Ray has?")
         return found

@@ -23,11 +23,10 @@ from typing import Any
 
 from autoprune import errors
 from autoprune.errors import AutopruneError, SettingError
+from autoprune.executors import local
 from autoprune.executors.attaching import check_address
 from autoprune.executors.base import Spec
-from autoprune.executors.cluster import STORE, _temporary
 from autoprune.objective import Fidelity, Split
-from autoprune.scratch import scratch_folder
 from autoprune.space import Plan, digest
 from autoprune.study import Job
 
@@ -238,22 +237,13 @@ def _start(held: ExitStack, cpus: int, address: str | None) -> None:
     """A Ray of our own, or one that runs already, until `held` is closed."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is not None:
-        check_address(address)
-        held.callback(ray.shutdown)
-        ray.init(address=address, **quiet)
+    if address is None:
+        local.start(held, cpus)
         return
-    folder = held.enter_context(scratch_folder(_temporary(), "ray-"))
+    local.leave()
+    check_address(address)
     held.callback(ray.shutdown)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        object_store_memory=STORE,
-        include_dashboard=False,
-        _temp_dir=str(folder),
-        **quiet,
-    )
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
 
 
 def _unfinished(folder: Path) -> list[dict[str, Any]]:

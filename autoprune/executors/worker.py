@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +13,12 @@ from autoprune.errors import SettingError
 from autoprune.executors.base import Spec
 from autoprune.executors.shipping import Listed, Parcel, missing, unpacked
 from autoprune.executors.versions import difference, versions
-from autoprune.objective import Fidelity
+from autoprune.executors.wire import Asked, Scored
 from autoprune.out_of_memory import evaluate_within
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
-    from autoprune.evaluation import Evaluation, Failure, Scores
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A piece's outcomes, and what they took."""
-
-    outcomes: list[Scores | Failure]
-    runs: int
-    naive_runs: int
-    thread_seconds: float
+    from autoprune.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -81,14 +71,15 @@ class Worker:
             os.getpid(), platform.node(), _machine(str(self._evaluation.supernet.adapter.model.device))
         )
 
-    def score(self, plans: Sequence[Plan], fidelity: Fidelity, sequences: int | None = None) -> Scored:
-        """Evaluate some plans on some windows, with so many of them in a micro-batch, or as many as usual."""
+    def score(self, lump: bytes) -> bytes:
+        """Evaluate some plans on some windows: packed, and so is what came of it."""
         assert self._evaluation is not None, "open() comes first"
+        asked = Asked.unpacked(lump)
         telemetry = self._evaluation.supernet.telemetry
         runs, naive, started = telemetry.runs, telemetry.naive_runs, time.thread_time()
-        outcomes = evaluate_within(self._evaluation, plans, fidelity, sequences)
+        outcomes = evaluate_within(self._evaluation, asked.plans, asked.fidelity, asked.sequences)
         seconds = time.thread_time() - started
-        return Scored(outcomes, telemetry.runs - runs, telemetry.naive_runs - naive, seconds)
+        return Scored(outcomes, telemetry.runs - runs, telemetry.naive_runs - naive, seconds).packed()
 
 
 class Timer(Worker):

@@ -1,0 +1,73 @@
+"""A head that goes is noticed, a head that is slow to answer is not taken for gone."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from autoprune.errors import StoppedError
+from autoprune.executors import watching
+from autoprune.executors.ray import Ray
+from tests.made_up_ray import SPEC, World, jobs, run
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PULSE", 0.02)
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_port_that_is_closed_counts_as_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        watch = watching.Watch(f"127.0.0.1:{head.getsockname()[1]}")
+        head.accept()[0].close()
+        head.accept()[0].close()
+        assert not watch.lost
+    until(lambda: watch.lost)
+    assert watch.lost == "nobody listens there any more"
+    watch.stop()
+
+
+def test_a_machine_that_is_off_counts_as_gone_after_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def silent(at: tuple[str, int], seconds: float) -> socket.socket:
+        tried.append(at)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(watching.socket, "create_connection", silent)
+    monkeypatch.setattr(watching, "SILENT", 0.3)
+    watch = watching.Watch("[::1]:6379")
+    until(lambda: len(tried) > 2)
+    assert not watch.lost and tried[0] == ("::1", 6379)
+    until(lambda: watch.lost)
+    assert watch.lost.endswith("timed out")
+    watch.stop()
+
+
+def test_a_run_whose_head_has_gone_stops_instead_of_waiting(world: World) -> None:
+    executor = Ray(workers=2)
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    assert all(r.ok for r in run(executor, jobs([8, 16])).values())
+    world.lost = StoppedError("executor=ray: the Ray at … has gone")
+    with pytest.raises(StoppedError, match="has gone"):
+        run(executor, jobs([8]))
+
+
+def test_between_two_looks_nobody_is_told_that_workers_are_slow_to_start(world: World) -> None:
+    said: list[str] = []
+    executor = Ray(workers=2)
+    executor.say = said.append
+    executor.open(None, SPEC)  # type: ignore[arg-type]
+    world.watched, world.slow = True, True
+    executor.submit(jobs([8]))
+    assert list(executor.results(timeout=2.5)) == [] and said == []

@@ -18,7 +18,7 @@ def owl(ground: Ground) -> Allocation:
     Outliers are entries of |w| |x_j|_2 above M times their block's mean.
     """
     if ground.adapter.shape.experts and not ground.masks:
-        raise SettingError("owl needs masks here: of experts it does not know what enters their matrices")
+        raise SettingError("owl needs masks here: in a model with experts it divides weights, not units")
     outliers = [_outliers(ground, block) for block in range(ground.adapter.shape.blocks)]
     low, span = min(outliers), max(outliers) - min(outliers)
     raw = [2 * SPREAD * (d - low) / span if span > 0 else 0.0 for d in outliers]
@@ -35,8 +35,10 @@ def _outliers(ground: Ground, block: int) -> float:
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
-            norms = ground.statistics.inputs(block, sublayer.kind, name).second.diagonal().sqrt()
-            found.append((weights[name].double().abs() * norms).flatten())
+            whole = weights[name].ndim == 2
+            for expert, weight in [(None, weights[name])] if whole else enumerate(weights[name]):
+                second = ground.statistics.inputs(block, sublayer.kind, name, expert).second
+                found.append((weight.double().abs() * second.diagonal().sqrt()).flatten())
     entries = sum(len(f) for f in found)
     mean = sum(float(f.sum()) for f in found) / entries
     return sum(int((f > OUTLIER * mean).sum()) for f in found) / entries

@@ -14,10 +14,10 @@ CHUNK = 128  # columns whose mask is chosen at once (N:M: one group)
 DAMPING = 0.01  # of the mean diagonal
 
 
-def factor(second: Tensor) -> Tensor:
+def factor(second: Tensor, damping: float = DAMPING) -> Tensor:
     """U [in, in] with U^T U = H^-1, U upper triangular; H = `second` with damping on its diagonal, fp64."""
     mean = float(second.diagonal().mean())
-    damped = second + (DAMPING * mean if mean > 0 else 1.0) * torch.eye(len(second), dtype=second.dtype)
+    damped = second + (damping * mean if mean > 0 else 1.0) * torch.eye(len(second), dtype=second.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return upper

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from torch import Tensor
+
 from autoprune.allocation import Allocation
 from autoprune.errors import SettingError
 from autoprune.pruning.allocators.base import Ground
+from autoprune.pruning.masks.experts import masks_experts
 from autoprune.shape import full_plan, matrices
 from autoprune.space import OptionGene
 
@@ -15,10 +20,10 @@ OUTLIER = 5.0  # M: an outlier is so many times the block's mean
 def owl(ground: Ground) -> Allocation:
     """Shares of blocks: level + 2 lambda (D - min D) / (max D - min D) - its mean, D the share of outliers.
 
-    Outliers are entries of |w| |x_j|_2 above M times their block's mean.
+    Outliers are entries of |w| |x_j|_2 above M times their block's mean; experts count where they are masked.
     """
     if ground.adapter.shape.experts and not ground.masks:
-        raise SettingError("owl needs masks here: of experts it does not know what enters their matrices")
+        raise SettingError("owl needs masks here: in a model with experts it divides weights, not units")
     outliers = [_outliers(ground, block) for block in range(ground.adapter.shape.blocks)]
     low, span = min(outliers), max(outliers) - min(outliers)
     raw = [2 * SPREAD * (d - low) / span if span > 0 else 0.0 for d in outliers]
@@ -35,9 +40,17 @@ def _outliers(ground: Ground, block: int) -> float:
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
-            device = adapter.model.device
-            norms = ground.statistics.inputs(block, sublayer.kind, name, device).second.diagonal().sqrt()
-            found.append((weights[name].double().abs() * norms).flatten())
+            if weights[name].ndim > 2 and not masks_experts(ground.settings):
+                continue
+            for expert, weight in _each(weights[name]):
+                place = block, sublayer.kind, name
+                second = ground.statistics.inputs(*place, expert, device=weight.device).second
+                found.append((weight.double().abs() * second.diagonal().sqrt()).flatten())
     entries = sum(len(f) for f in found)
     mean = sum(float(f.sum()) for f in found) / entries
     return sum(int((f > OUTLIER * mean).sum()) for f in found) / entries
+
+
+def _each(weight: Tensor) -> Iterable[tuple[int | None, Tensor]]:
+    """A matrix, or those of experts with their indices."""
+    return [(None, weight)] if weight.ndim == 2 else enumerate(weight)

@@ -19,6 +19,7 @@ from autoprune.pruning.calibration import Progress
 from autoprune.pruning.criteria.base import Inputs
 from autoprune.pruning.experts import routed
 from autoprune.pruning.ladders import OUTPUT
+from autoprune.pruning.masks.experts import TOKENS, routed_inputs
 from autoprune.space import KINDS, Kind
 
 FILE = "statistics.safetensors"
@@ -36,11 +37,27 @@ class Statistics:
         found: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return found
 
-    def inputs(self, block: int, kind: Kind, matrix: str, device: torch.device | None = None) -> Inputs:
-        """Those of one matrix, on a device; q, k and v share theirs, and gate and up."""
+    def inputs(
+        self,
+        block: int,
+        kind: Kind,
+        matrix: str,
+        expert: int | None = None,
+        device: torch.device | None = None,
+    ) -> Inputs:
+        """Those of one matrix, on a device; q, k and v share theirs, and gate and up. Of an expert, over its tokens."""
         place = f"{block}.{kind}.{'inner' if matrix == OUTPUT[kind] else 'entering'}"
-        second, mean = (self._tensor(f"{place}.{n}").to(device).double() for n in ("second", "mean"))
+        names = [f"{place}.{n}" for n in ("second", "mean")]
+        if expert is None:
+            found = [self._tensor(name) for name in names]
+        else:
+            found = [self._file.get_slice(name)[expert] for name in names]  # type: ignore[no-untyped-call]
+        second, mean = (tensor.to(device).double() for tensor in found)
         return Inputs(second, mean)
+
+    def tokens(self, block: int, expert: int) -> float:
+        """How many were sent to an expert."""
+        return float(self._tensor(f"{block}.ffn.{TOKENS}")[expert])
 
 
 def statistics_folder(
@@ -50,18 +67,26 @@ def statistics_folder(
     sequences: int,
     cache: Cache,
     progress: Progress | None = None,
+    experts: bool = True,
 ) -> Path:
-    """The folder for `Statistics`: of calibration windows [N, T] in chunks of `sequences`."""
+    """The folder for `Statistics`: of calibration windows [N, T] in chunks of `sequences`; of experts when asked."""
     family = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
     text = hashlib.sha256(windows.astype(np.int32).tobytes()).hexdigest()
     inputs = [LAYOUT, model_digest, family, text, list(windows.shape), sequences]
+    each = experts and adapter.shape.experts > 0
+    inputs += ["experts"] if each else []
     return cache.folder(
-        "statistics", inputs, lambda folder: _build(adapter, windows, sequences, folder, progress)
+        "statistics", inputs, lambda folder: _build(adapter, windows, sequences, folder, progress, each)
     )
 
 
 def _build(
-    adapter: Adapter, windows: NDArray[np.int32], sequences: int, folder: Path, progress: Progress | None
+    adapter: Adapter,
+    windows: NDArray[np.int32],
+    sequences: int,
+    folder: Path,
+    progress: Progress | None,
+    experts: bool,
 ) -> None:
     """One pass of the dense model, block by block; products in fp32, their sums over chunks in fp64."""
     found: dict[str, Tensor] = {}
@@ -73,7 +98,11 @@ def _build(
         for at in range(adapter.shape.blocks * len(KINDS)):
             block, kind = at // len(KINDS), KINDS[at % len(KINDS)]
             weights = adapter.weights(block, kind)
-            if not routed(adapter, kind):
+            if routed(adapter, kind) and experts:
+                found |= {
+                    f"{block}.{kind}.{n}": t for n, t in routed_inputs(adapter, states, weights).items()
+                }
+            elif not routed(adapter, kind):
                 for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
                     inputs = _inputs(passing(block, kind, state, weights) for state in states)
                     found[f"{block}.{kind}.{name}.second"] = inputs.second.float().cpu()

@@ -32,7 +32,9 @@ class Calibration:
     reference: str = "dense"  # or uniform@r or another baseline, or a file that holds a plan
     # shares of the tokens: after each the ladders are refit behind the plan found so far
     rounds: list[float] = field(default_factory=lambda: [1.0])
-    follow: int | None = None  # from this round on, counted from 1, they aim at the dense model's hidden states
+    follow: int | None = (
+        None  # from this round on, counted from 1, they aim at the dense model's hidden states
+    )
 
 
 @dataclass
@@ -261,12 +263,16 @@ def _check_baselines(names: list[str]) -> None:
 
 def _check_rounds(rounds: list[float], follow: int | None) -> None:
     if not rounds or not all(0 < share < math.inf for share in rounds):
-        raise SettingError(f"calibration.rounds={rounds}: name at least one share of the tokens, each above 0")
+        raise SettingError(
+            f"calibration.rounds={rounds}: name at least one share of the tokens, each above 0"
+        )
+    if follow is not None and len(rounds) == 1:
+        raise SettingError(
+            f"calibration.follow={follow} needs calibration.rounds of several shares, such as [1,1]"
+        )
     if follow is not None and not 2 <= follow <= len(rounds):
         raise SettingError(
-            f"calibration.follow={follow} is none of the rounds 2 … {len(rounds)}: the first has no plan to follow behind"
-            if len(rounds) > 1
-            else f"calibration.follow={follow} needs calibration.rounds of several shares, such as [1,1]"
+            f"calibration.follow={follow} is not between 2 and {len(rounds)}: the first round has no plan yet"
         )
 
 

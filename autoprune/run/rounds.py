@@ -7,9 +7,8 @@ import numpy as np
 from autoprune.errors import SettingError
 from autoprune.ledger import Ledger
 from autoprune.run.finals import chosen
-from autoprune.run.seeds import seed_candidates
 from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver, winner
-from autoprune.space import Candidate
+from autoprune.space import Candidate, OptionGene
 from autoprune.study import Budget, Phase, SupernetSpec
 
 
@@ -52,15 +51,19 @@ class RoundsDriver(TargetsDriver):
         if not all(target.constraints for target in self.targets):
             raise SettingError(f"{said}; set for example constraints='{{params: 0.5x}}'")
         if not getattr(super().phase(0).searcher, "single_target", False):
-            raise SettingError(f"{said}, and this search looks for a front; search=auto or evopress+ work at one bound")
+            raise SettingError(
+                f"{said}, and this search looks for a front; search=auto and evopress+ work at one bound"
+            )
+        if not all(isinstance(gene, OptionGene) for gene in self._shared.space.genes):
+            raise SettingError(f"{said}; merged experts cannot be refit, leave space=merging out")
 
     def _place(self, number: int) -> tuple[Target, int]:
         target, turn = divmod(number, self._rounds)
         return self.targets[target], turn
 
     def _spec(self, around: Candidate, turn: int) -> SupernetSpec:
-        follow = self._shared.follow
-        return SupernetSpec({}, self._shared.space.decode(around), follow is not None and turn + 1 >= follow)
+        reference, follow = self._shared.space.decode(around).unmasked, self._shared.follow
+        return SupernetSpec({}, reference, follow is not None and turn + 1 >= follow)
 
     def _found(self, number: int, ledger: Ledger) -> Candidate | None:
         """The plan that a phase came to, or the last one before that came to any: a champion, or the best result."""
@@ -86,9 +89,7 @@ class RoundsDriver(TargetsDriver):
         """Of a target's equal part of the budget the round's share."""
         shares, (target, turn) = self._shared.rounds, divmod(number, len(self._shared.rounds))
         whole, count = self._shared.budget, len(self.targets)
-        low, high = (
-            (target + sum(shares[:stop]) / sum(shares)) / count for stop in (turn, turn + 1)
-        )
+        low, high = ((target + sum(shares[:stop]) / sum(shares)) / count for stop in (turn, turn + 1))
 
         def of(total: int | None) -> int | None:
             return None if total is None else round(total * high) - round(total * low)

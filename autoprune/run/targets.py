@@ -106,7 +106,9 @@ class Shared:
         0.5,
         0.4,
     )  # ratios to search one by one, for lack of bounds
-    rounds: tuple[float, ...] = field(default=(1.0,), kw_only=True)  # shares of the tokens; later ones rebuild ladders
+    rounds: tuple[float, ...] = field(
+        default=(1.0,), kw_only=True
+    )  # shares of the tokens; later ones rebuild ladders
     follow: int | None = field(default=None, kw_only=True)  # from this round on they aim at the dense model
 
 

@@ -129,5 +129,11 @@ def test_what_the_phase_decides_may_not_be_set(parts: Parts, setting: str) -> No
     given: Any = Given()
     given.cfg = cfg
     check_rebuildable(given, phase(parts, None))
+    if (
+        setting == "ladder=nested"
+    ):  # of rounds the first has the run's own ladders, and they may have a reference
+        cfg.calibration.rounds = [1.0, 1.0]
+        with pytest.raises(SettingError, match="calibration.ladder=nested: this search refits"):
+            check_rebuildable(given, phase(parts, None))
     with pytest.raises(SettingError, match=f"calibration.{setting}: this search refits"):
         check_rebuildable(given, phase(parts, SupernetSpec(OPTIONS, LEFT)))

@@ -28,6 +28,7 @@ class Calibration:
     mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
     expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
+    relative: bool = False  # refit: each token's error counts relative to the length of its hidden states
     bias: bool = False  # nested: what dropped units gave on average goes into the output's bias
     reference: str = "dense"  # or uniform@r or another baseline, or a file that holds a plan
     # shares of the tokens: after each the ladders are refit behind the plan found so far

@@ -51,8 +51,9 @@ def refit_chosen(run: Run, plan: Plan) -> Refit:
         raise SettingError("export.refit=true solves whole matrices; this plan has masks: leave refit out")
     before = _score(run, run.parts.ladders, plan, Split.SELECTION)["kl"]
     fixed: Ladders = FixedWeights({})
-    after = before
-    if not all(s.gone for s in plan.sublayers):
+    after, solved = before, run.parts.recipe
+    already = solved.follow and solved.reference == plan  # its ladders are the answer for this very plan
+    if not already and not all(s.gone for s in plan.sublayers):
         parts = run.parts
         gradients = criterion_gradients(parts.adapter, parts.loaded.digest, parts.recipe, parts.cache)
         fixed = refit_plan(parts.adapter, plan, parts.recipe, gradients)

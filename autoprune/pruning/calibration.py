@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -41,7 +41,9 @@ class Stream:
         weights = self._adapter.weights(block, kind)
         output = weights[OUTPUT[kind]]
         found = Moments.zeros(output.shape[1], output.shape[0], output.device)
-        sums = self._sums(block, kind, weights) if follow or self._relative else [None] * len(self._dense)
+        sums: Sequence[Tensor | None] = [None] * len(self._dense)
+        if follow or self._relative:
+            sums = self._sums(block, kind, weights)
         for whole, state in zip(sums, self._reference, strict=True):
             inner = self._adapter.inner(block, kind, state, weights)
             missing = self._missing(kind, whole, state, weights) if follow and whole is not None else None

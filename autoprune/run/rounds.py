@@ -28,7 +28,9 @@ class RoundsDriver(TargetsDriver):
         """A phase by number; a later round needs the ledger that holds the ones before."""
         shared, (target, turn) = self._shared, self._place(number)
         found = None if ledger is None else self._found(number - 1, ledger)
-        seeds = () if found is None else (self._fitting(found, target, number),)
+        seeds: tuple[Candidate, ...] = ()
+        if found is not None:
+            seeds = (self._fitting(found, target, number),)
         around = seeds[0] if seeds and turn else None
         return Phase(
             number=number,

@@ -55,7 +55,7 @@ def test_without_rounds_there_is_a_phase_a_target() -> None:
 @pytest.mark.parametrize("search", ["evopress", "auto"])
 def test_every_later_round_has_ladders_around_what_was_found(tmp_path: Path, search: str) -> None:
     ledger = create(tmp_path / "ledger.sqlite")
-    phases = see_through(driver_of(shared({"params": "0.5x"}, search, 2000 * TOKENS)), ledger, FakeExecutor())
+    phases = see_through(driver_of(shared({"params": "0.5x"}, search, 800 * TOKENS)), ledger, FakeExecutor())
     assert [p.supernet is None for p in phases] == [True, False, False]
     events = ledger.events(PHASE)
     for number in (1, 2):
@@ -88,16 +88,17 @@ def test_several_targets_have_rounds_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "evaluations"), [("evopress", 2), ("evopress", 95), ("auto", 100), ("auto", 400)]
+    ("search", "share"), [("evopress", 0.1), ("evopress", 0.7), ("auto", 0.4), ("auto", 0.8)]
 )
 def test_killed_anywhere_the_ledger_and_the_ladders_are_the_same(
-    tmp_path: Path, evaluations: int, search: str
+    tmp_path: Path, share: float, search: str
 ) -> None:
     given = shared({"params": "0.5x"}, search, 480 * TOKENS)
     whole, cut = create(tmp_path / "whole.sqlite"), create(tmp_path / "cut.sqlite")
-    undisturbed = see_through(driver_of(given), whole, FakeExecutor())
+    executor = FakeExecutor()
+    undisturbed = see_through(driver_of(given), whole, executor)
     with pytest.raises(Killed):
-        see_through(driver_of(given), cut, FakeExecutor(die_after=evaluations))
+        see_through(driver_of(given), cut, FakeExecutor(die_after=int(share * len(executor.seen))))
     resumed = see_through(driver_of(given), cut, FakeExecutor())
     assert cut.ordered() == whole.ordered()
     assert [p.supernet for p in resumed] == [p.supernet for p in undisturbed][-len(resumed) :]

@@ -34,6 +34,8 @@ class Refit:
 
     def told(self) -> str:
         """What happened, in one line."""
+        if self.after == self.before:
+            return f"refit: nothing left to solve (KL on selection {self.before:.4f})"
         change = f"KL on selection {self.before:.4f} -> {self.after:.4f}"
         return (
             f"refit: {change}" if self.kept else f"refit did not help ({change}); the ladder's weights stay"

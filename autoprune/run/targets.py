@@ -234,7 +234,8 @@ def driver_of(shared: Shared) -> TargetsDriver:
         raise SettingError(
             f"calibration.rounds={list(shared.rounds)}: this search rebuilds ladders by itself; allowed: [1.0]"
         )
-    return get_class(ROUNDS)(shared)
+    found: TargetsDriver = get_class(ROUNDS)(shared)
+    return found
 
 
 def winner(frame: pd.DataFrame, phase: int, objectives: Sequence[Objective]) -> Candidate | None:

@@ -28,8 +28,14 @@ class Calibration:
     mask: str = "sparsegpt"  # how matrices are masked, where the space has masks
     expert_criterion: str | None = None  # of experts; null: activation
     damping: float = 1e-3  # added to the diagonal of the moments, as a share of its mean
+    relative: bool = False  # refit: each token's error counts relative to the length of its hidden states
     bias: bool = False  # nested: what dropped units gave on average goes into the output's bias
     reference: str = "dense"  # or uniform@r or another baseline, or a file that holds a plan
+    # shares of the tokens: after each the ladders are refit behind the plan found so far
+    rounds: list[float] = field(default_factory=lambda: [1.0])
+    follow: int | None = (
+        None  # from this round on, counted from 1, they aim at the dense model's hidden states
+    )
 
 
 @dataclass
@@ -225,6 +231,7 @@ def validate(cfg: DictConfig) -> None:
         raise SettingError(
             f"latency.stale={cfg.latency.stale} is unknown" + nearest(cfg.latency.stale, STALE)
         )
+    _check_rounds(list(cfg.calibration.rounds), cfg.calibration.follow)
     _check_objectives(list(cfg.objectives))
     check_device(cfg)
 
@@ -253,6 +260,21 @@ def _check_baselines(names: list[str]) -> None:
             raise SettingError(f"baselines holds {name!r}, which is unknown" + nearest(name, BASELINES))
     if len(set(names)) < len(names):
         raise SettingError(f"baselines={names}: name each once")
+
+
+def _check_rounds(rounds: list[float], follow: int | None) -> None:
+    if not rounds or not all(0 < share < math.inf for share in rounds):
+        raise SettingError(
+            f"calibration.rounds={rounds}: name at least one share of the tokens, each above 0"
+        )
+    if follow is not None and len(rounds) == 1:
+        raise SettingError(
+            f"calibration.follow={follow} needs calibration.rounds of several shares, such as [1,1]"
+        )
+    if follow is not None and not 2 <= follow <= len(rounds):
+        raise SettingError(
+            f"calibration.follow={follow} is not between 2 and {len(rounds)}: the first round has no plan yet"
+        )
 
 
 def _check_objectives(objectives: list[str]) -> None:

@@ -37,6 +37,7 @@ BENCHMARKS = (
     "tasks",
     "streaming",
     "hidden",
+    "rounds",
 )  # modules of this package with a `main(args)`
 
 

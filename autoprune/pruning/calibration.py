@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from autoprune.pruning.moments import Moments
 from autoprune.space import Kind, SublayerPlan
 
 Progress = Callable[[int, int], None]
+SHORTEST = 1e-6  # length of hidden states that weights are one over
 
 
 class Stream:
@@ -22,8 +23,10 @@ class Stream:
     nothing was compressed they are one.
     """
 
-    def __init__(self, adapter: Adapter, windows: Windows, sequences: int) -> None:
-        self._adapter = adapter
+    def __init__(self, adapter: Adapter, windows: Windows, sequences: int, relative: bool = False) -> None:
+        """`relative`: each token counts by one over the squared length of what its dense hidden states become."""
+        self._adapter, self._relative = adapter, relative
+        self._ahead: list[State] = []  # the dense stream after the sublayer at hand, where moments need it
         starts = range(0, len(windows), sequences)
         ids = [as_tensor(windows[s : s + sequences]) for s in starts]
         self._dense: list[State] = [adapter.embed(chunk) for chunk in ids]
@@ -38,9 +41,15 @@ class Stream:
         weights = self._adapter.weights(block, kind)
         output = weights[OUTPUT[kind]]
         found = Moments.zeros(output.shape[1], output.shape[0], output.device)
-        for dense, state in zip(self._dense, self._reference, strict=True):
+        sums: Sequence[Tensor | None] = [None] * len(self._dense)
+        if follow or self._relative:
+            sums = self._sums(block, kind, weights)
+        for whole, state in zip(sums, self._reference, strict=True):
             inner = self._adapter.inner(block, kind, state, weights)
-            missing = self._missing(block, kind, dense, state, weights) if follow else None
+            missing = self._missing(kind, whole, state, weights) if follow and whole is not None else None
+            if self._relative and whole is not None:
+                worth = whole.norm(dim=-1, keepdim=True).clamp_min(SHORTEST).reciprocal()
+                inner, missing = inner * worth, None if missing is None else missing * worth
             if state.valid is not None:  # padding says nothing about the text
                 inner = inner[state.valid]
                 missing = None if missing is None else missing[state.valid]
@@ -48,8 +57,15 @@ class Stream:
         cross = found.cross if follow else found.second @ output.double().t()
         return Moments(found.second, cross, found.total, found.count)
 
-    def _missing(self, block: int, kind: Kind, dense: State, state: State, weights: Weights) -> Tensor:
-        wanted = self._adapter.summed(block, kind, dense, weights) - state.hidden
+    def _sums(self, block: int, kind: Kind, weights: Weights) -> list[Tensor]:
+        """The dense model's residual plus output, in chunks; where no norm follows they are what `advance` needs."""
+        if getattr(getattr(self._adapter, "layout", None), "post_norm", False):
+            return [self._adapter.summed(block, kind, state, weights) for state in self._dense]
+        self._ahead = [self._adapter.run_sublayer(block, kind, state, weights) for state in self._dense]
+        return [state.hidden for state in self._ahead]
+
+    def _missing(self, kind: Kind, whole: Tensor, state: State, weights: Weights) -> Tensor:
+        wanted = whole - state.hidden
         bias = weights.get(f"{OUTPUT[kind]}_bias")
         return wanted if bias is None else wanted - bias
 
@@ -67,7 +83,8 @@ class Stream:
         plan: SublayerPlan | None = None,
     ) -> None:
         """Move on by one sublayer; the reference runs `weights` by `plan`, None where the sublayer is gone."""
-        moved = [self._adapter.run_sublayer(block, kind, s, dense) for s in self._dense]
+        moved = self._ahead or [self._adapter.run_sublayer(block, kind, s, dense) for s in self._dense]
+        self._ahead = []
         if self._reference is self._dense and weights is dense:
             self._reference = moved
         elif weights is not None:

@@ -26,7 +26,8 @@ class LadderRecipe:
     sublayer's statistics are taken from (refit only), None for the dense model; sites: options of single sites, by
     gene name, in place of `options`; follow: aim at the dense model's hidden states instead of the reference's own
     (refit only), the full option too; expert_criterion and seed: how experts are ranked, None where there are none;
-    bias: the mean of what dropped units gave goes into the output's bias (nested only; card B2).
+    bias: the mean of what dropped units gave goes into the output's bias (nested only; card B2); relative: tokens count
+    by one over the squared length of their hidden states, which the next norm divides by (refit only).
     """
 
     windows: Windows
@@ -41,6 +42,7 @@ class LadderRecipe:
     expert_criterion: str | None = None
     seed: int = 0
     bias: bool = False
+    relative: bool = False
 
     def counts(self, block: int, kind: Kind, setting: str) -> tuple[int, ...]:
         """How many units the options of a site keep."""
@@ -69,6 +71,7 @@ class LadderRecipe:
             "reference": self.reference.to_json() if refit and self.reference is not None else None,
             "layout": LAYOUT,
             **({"bias": True} if self.bias else {}),
+            **({"relative": True} if self.relative and refit else {}),
             **({} if self.expert_criterion is None else {"experts": self._experts()}),
         }
 

@@ -32,7 +32,7 @@ def build_refit(
     """
     file, total = LadderFile(folder), adapter.shape.blocks * len(KINDS)
     with torch.inference_mode(), regular(recipe.damping):
-        stream = Stream(adapter, recipe.windows, recipe.sequences)
+        stream = Stream(adapter, recipe.windows, recipe.sequences, recipe.relative)
         for block in range(adapter.shape.blocks):
             for position, kind in enumerate(KINDS, 1):
                 site = _site(adapter, block, kind, stream, recipe, recipe.follow, gradients)
@@ -51,7 +51,7 @@ def refit_plan(
     the compressed model back towards the dense model's. Sublayers that keep everything are refit, too."""
     found: dict[tuple[int, Kind], Weights] = {}
     with torch.inference_mode(), regular(recipe.damping):
-        stream = Stream(adapter, recipe.windows, recipe.sequences)
+        stream = Stream(adapter, recipe.windows, recipe.sequences, recipe.relative)
         for block in range(adapter.shape.blocks):
             for kind in KINDS:
                 sublayer = plan.at(block, kind)

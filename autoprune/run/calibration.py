@@ -61,6 +61,8 @@ def recipe_of(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
             "nested ladders keep the dense weights"
         )
+    if settings.relative:
+        _check_relative(str(settings.ladder), shape)
     if settings.bias:
         _check_bias(str(settings.ladder), shape)
     if shape.experts:
@@ -78,7 +80,20 @@ def recipe_of(
         expert_criterion=experts,
         seed=int(settings.seed),
         bias=bool(settings.bias),
+        relative=bool(settings.relative),
     )
+
+
+def _check_relative(ladder: str, shape: Shape) -> None:
+    """Raise SettingError where nothing is solved with the weights of tokens, or only a part."""
+    if ladder != "refit":
+        raise SettingError(
+            "calibration.relative=true needs calibration.ladder=refit: nested ladders solve nothing"
+        )
+    if shape.experts:
+        raise SettingError(
+            f"calibration.relative=true weighs no tokens of experts, and the family {shape.model_type!r} has some"
+        )
 
 
 def _check_bias(ladder: str, shape: Shape) -> None:

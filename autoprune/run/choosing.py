@@ -41,6 +41,8 @@ def shared_of(
         allocations=tuple(allocations),
         make=lambda problem: instantiate(cfg.search, problem),
         stitch=tuple(cfg.targets),
+        rounds=tuple(cfg.calibration.rounds),
+        follow=cfg.calibration.follow,
     )
 
 

@@ -34,6 +34,8 @@ class Refit:
 
     def told(self) -> str:
         """What happened, in one line."""
+        if self.after == self.before:
+            return f"refit: nothing left to solve (KL on selection {self.before:.4f})"
         change = f"KL on selection {self.before:.4f} -> {self.after:.4f}"
         return (
             f"refit: {change}" if self.kept else f"refit did not help ({change}); the ladder's weights stay"
@@ -51,8 +53,9 @@ def refit_chosen(run: Run, plan: Plan) -> Refit:
         raise SettingError("export.refit=true solves whole matrices; this plan has masks: leave refit out")
     before = _score(run, run.parts.ladders, plan, Split.SELECTION)["kl"]
     fixed: Ladders = FixedWeights({})
-    after = before
-    if not all(s.gone for s in plan.sublayers):
+    after, solved = before, run.parts.recipe
+    already = solved.follow and solved.reference == plan  # its ladders are the answer for this very plan
+    if not already and not all(s.gone for s in plan.sublayers):
         parts = run.parts
         gradients = criterion_gradients(parts.adapter, parts.loaded.digest, parts.recipe, parts.cache)
         fixed = refit_plan(parts.adapter, plan, parts.recipe, gradients)

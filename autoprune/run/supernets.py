@@ -18,8 +18,10 @@ SUPERNET = "supernet"  # the ledger's event: a phase has ladders of its own
 def check_rebuildable(parts: Parts, phase: Phase) -> None:
     """Raise SettingError when the settings say of ladders what the phase decides itself."""
     settings = parts.cfg.calibration
-    for name, allowed in (("ladder", "refit"), ("reference", "dense")):
-        if phase.supernet is not None and settings[name] != allowed:
+    wanted = {"ladder": "refit"} if phase.supernet is not None or len(settings.rounds) > 1 else {}
+    wanted |= {"reference": "dense"} if phase.supernet is not None else {}  # of rounds the first may have one
+    for name, allowed in wanted.items():
+        if settings[name] != allowed:
             raise SettingError(
                 f"calibration.{name}={settings[name]}: this search refits ladders behind the plans it finds; "
                 f"allowed: {allowed}"

@@ -22,6 +22,7 @@ from autoprune.space import Candidate, Space, dense_costs
 from autoprune.study import Budget, Phase, Searcher
 
 PHASE = "phase"  # the ledger's event of a finished one
+ROUNDS = "autoprune.run.rounds.RoundsDriver"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ class Shared:
         0.5,
         0.4,
     )  # ratios to search one by one, for lack of bounds
+    rounds: tuple[float, ...] = field(
+        default=(1.0,), kw_only=True
+    )  # shares of the tokens; later ones rebuild ladders
+    follow: int | None = field(default=None, kw_only=True)  # from this round on they aim at the dense model
 
 
 class TargetsDriver:
@@ -178,13 +183,26 @@ class TargetsDriver:
             None if budget.seconds is None else budget.seconds / count,
         )
 
-    def _searcher(self, target: Target, first: tuple[Candidate, ...], budget: Budget) -> Searcher:
+    def _searcher(
+        self,
+        target: Target,
+        first: tuple[Candidate, ...],
+        budget: Budget,
+        around: Candidate | None = None,
+    ) -> Searcher:
         shared = self._shared
         given = target.constraints, list(shared.ratios), shared.seed, shared.allocations
         seeds = seed_candidates(shared.space, *given)
-        return self._made(shared.space, target, (*first, *seeds), budget)
+        return self._made(shared.space, target, (*first, *seeds), budget, around)
 
-    def _made(self, space: Space, target: Target, seeds: Sequence[Candidate], budget: Budget) -> Searcher:
+    def _made(
+        self,
+        space: Space,
+        target: Target,
+        seeds: Sequence[Candidate],
+        budget: Budget,
+        around: Candidate | None = None,
+    ) -> Searcher:
         shared = self._shared
         return shared.make(
             Problem(
@@ -196,17 +214,28 @@ class TargetsDriver:
                 seeds=tuple(dict.fromkeys(seeds)),
                 tokens=budget.tokens,
                 window=shared.window,
+                around=around,
             )
         )
 
 
 def driver_of(shared: Shared) -> TargetsDriver:
-    """The driver that the searcher's class names in `driver`, else one phase a target."""
+    """The driver that the searcher's class names in `driver`, else rounds where there are some, one phase a target.
+
+    Raises SettingError for rounds of a searcher that has others.
+    """
     from hydra.utils import get_class
 
     plain = TargetsDriver(shared)
     named = getattr(plain.phase(0).searcher, "driver", None)
-    return plain if named is None else get_class(named)(shared)
+    if len(shared.rounds) == 1:
+        return plain if named is None else get_class(named)(shared)
+    if named is not None:
+        raise SettingError(
+            f"calibration.rounds={list(shared.rounds)}: this search rebuilds ladders by itself; allowed: [1.0]"
+        )
+    found: TargetsDriver = get_class(ROUNDS)(shared)
+    return found
 
 
 def winner(frame: pd.DataFrame, phase: int, objectives: Sequence[Objective]) -> Candidate | None:

@@ -1,4 +1,7 @@
-"""What dp and milp share: one sensitivity table measured at the dense model, solved exactly, confirmed afresh."""
+"""What dp and milp share: one sensitivity table, solved exactly, confirmed afresh.
+
+The table is measured at the dense model, or at the plan that the ladders were built around.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ class Additive(Scripted):
 
     def script(self) -> Script:
         """The table at once, for plans that differ in one site share most of their work; then what it says is best."""
-        base = self.problem.space.dense
+        base = self.problem.base
         varied = sensitivity.variations(base, self._sizes)
         results: list[Result] = []
         yield from complete([base, *(v.candidate for v in varied)], self._fidelity, results)
@@ -92,6 +95,8 @@ class Additive(Scripted):
             rng = step_rng(self.problem.seed, 0)
             seeds = self.problem.seeds or (self.problem.space.dense,)
             found = [self.problem.space.repair(s, self.problem.constraints, rng) for s in seeds]
+        if self.problem.around is not None:
+            yield self.problem.around
         yield from found
         if self.single_target:
             yield from self._near(table, set(found))

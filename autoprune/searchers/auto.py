@@ -93,6 +93,7 @@ class Auto(Scripted):
         self._radius = max(1, min(radius, self._model.width - 1))
         self._spread = Spread()
         self._effects: list[Array] = []
+        self._overstated = OVERSTATED if problem.around is None else 1.0
         self._budgets = budgets(problem, self._quality, spacing, smallest)
         self._anchors: list[Anchor] = []
         self._round = 0
@@ -123,13 +124,13 @@ class Auto(Scripted):
 
     def _measure(self) -> Script:
         """The sensitivity table."""
-        dense, varied = self.problem.space.dense, variations(self.problem.space.dense, self._sizes.tolist())
+        base, varied = self.problem.base, variations(self.problem.base, self._sizes.tolist())
         fidelity = self._windows.fresh(self._table_windows)
-        results = yield [Trial(c, fidelity) for c in (dense, *(v.candidate for v in varied))]
+        results = yield [Trial(c, fidelity) for c in (base, *(v.candidate for v in varied))]
         measured = {}
         if results and results[0].ok:
             measured = changes(results[0], varied[: len(results) - 1], results[1:], self._quality)
-        self._effects = effects(dense, self._sizes.tolist(), measured)
+        self._effects = effects(base, self._sizes.tolist(), measured)
 
     def _found(self, limits: Limits) -> Script:
         """Open a budget: the additive optimum, unless a plan that the problem suggests is better."""
@@ -146,7 +147,8 @@ class Auto(Scripted):
         """Where a budget may start."""
         space, rng = self.problem.space, step_rng(self.problem.seed, 0)
         count = SEEDS if limits.additive else JOINT_SEEDS
-        suggested = (limits.optimum(self._effects), *limits.largest(self.problem.seeds, count))
+        seeds = limits.largest(self.problem.seeds, count)
+        suggested = (self.problem.around, limits.optimum(self._effects), *seeds)
         offered = list(dict.fromkeys(c for c in suggested if c is not None))
         return offered or [space.repair(space.dense, limits.constraints, rng)]
 
@@ -195,8 +197,8 @@ class Auto(Scripted):
         level = self._board.level(champion)
         if self._board.log and np.isfinite(level):
             mean = mean / np.exp(level)
-        mean = OVERSTATED * mean.ravel()
-        return mean, PRIOR * self._spread.noise**0.5 + OVERSTATED * np.abs(mean)
+        mean = self._overstated * mean.ravel()
+        return mean, PRIOR * self._spread.noise**0.5 + self._overstated * np.abs(mean)
 
     def _contenders(self, anchor: Anchor, posterior: Posterior, rng: np.random.Generator) -> list[Candidate]:
         """Draws of the model, each at its optimum near the champion.

@@ -20,7 +20,8 @@ FLOOR = 1e-9  # below this a metric's logarithm says nothing
 class Problem:
     """A search problem: `windows` fitness windows of `window` tokens each; `seeds` are plans worth starting from.
 
-    `tokens` is what the phase may spend, for methods that plan ahead; None when nothing limits it.
+    `tokens` is what the phase may spend, for methods that plan ahead; None when nothing limits it. `around` is the plan
+    that the ladders were built around, first of the seeds; None where that is the dense model.
     """
 
     space: Space
@@ -31,6 +32,12 @@ class Problem:
     seeds: tuple[Candidate, ...] = ()
     tokens: int | None = None
     window: int = 1
+    around: Candidate | None = None
+
+    @property
+    def base(self) -> Candidate:
+        """Where the weights are at their best: single changes are measured there."""
+        return self.space.dense if self.around is None else self.around
 
     def sizes(self, method: str) -> np.ndarray:
         """Number of options of each gene; raises SettingError when `method` meets an array gene."""

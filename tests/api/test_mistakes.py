@@ -135,6 +135,10 @@ def test_names_and_values_that_there_are_not(refused: Run, says: str, named: dic
             "calibration.reference=uniform@-1",
         ),
         ("calibration.reference=nowhere is neither dense", "calibration.reference=nowhere"),
+        ("calibration.rounds=[]: name at least one share of the tokens", "calibration.rounds=[]"),
+        ("calibration.rounds=[1.0, 0.0]: name at least one share", "calibration.rounds=[1,0]"),
+        ("calibration.rounds=[1.0, 1.0]: ladders are rebuilt around one plan", "calibration.rounds=[1,1]"),
+        ("calibration.follow=2 needs calibration.rounds of several shares", "calibration.follow=2"),
         ("evaluator.divergence.top_k=0 must be at least 1", "evaluator.divergence.top_k=0"),
     ],
 )

@@ -51,11 +51,17 @@ def error(model: Any, ladders: Ladders, plan: Plan, windows: Windows) -> float:
     return float((found["dense"] - found["plan"]).square().mean())
 
 
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_option_is_the_least_squares_answer(ladders_of: Build, windows: Windows, kind: Kind) -> None:
+def test_an_option_is_the_least_squares_answer(
+    ladders_of: Build, windows: Windows, kind: Kind, relative: bool, follow: bool
+) -> None:
+    """Of tokens as they are, or of all as long as each other: either answer is no answer to the other question."""
     model, count = tiny.llama(noise=0.3), 1 if kind == "attention" else 16
     adapter = LlamaAdapter(model)
-    ladders = ladders_of(model, windows, ladder="refit", damping=1e-9)
+    given = {"damping": 1e-9, "relative": relative, "follow": follow}
+    ladders = ladders_of(model, windows, ladder="refit", **given)
     with torch.inference_mode():
         state = adapter.embed(torch.from_numpy(windows).long())
         if kind == "ffn":
@@ -65,9 +71,11 @@ def test_an_option_is_the_least_squares_answer(ladders_of: Build, windows: Windo
         residual = (wanted - adapter.run_sublayer(0, kind, state, found).hidden).double()
         inner = adapter.inner(0, kind, state, found).double()
     # of the best answer, what is missing is orthogonal to everything the kept columns can say
-    product = torch.einsum("btd,bto->do", inner, residual)
-    scale = float(inner.norm() * residual.norm())
-    assert float(product.norm()) < 1e-4 * scale
+    worth = wanted.double().norm(dim=-1, keepdim=True).square().reciprocal()
+    for weights, answered in ((torch.ones_like(worth), not relative), (worth, relative)):
+        product = torch.einsum("btd,bto->do", inner * weights, residual)
+        scale = float((inner * weights).norm() * residual.norm())
+        assert (float(product.norm()) < 1e-4 * scale) == answered
 
 
 def test_it_keeps_columns_only_and_is_not_the_prefix(ladders_of: Build, windows: Windows) -> None:

@@ -86,6 +86,15 @@ def test_a_reference_needs_refit_ladders() -> None:
         recipe("calibration.reference=uniform@0.5", "calibration.ladder=nested")
 
 
+def test_tokens_relative_to_their_length_make_other_ladders() -> None:
+    plain, relative = recipe(), recipe("calibration.relative=true")
+    assert relative.relative and not plain.relative and relative.identity() != plain.identity()
+    with pytest.raises(SettingError, match="calibration.relative=true needs calibration.ladder=refit"):
+        recipe("calibration.relative=true", "calibration.ladder=nested")
+    with pytest.raises(SettingError, match="weighs no tokens of experts"):
+        recipe("calibration.relative=true", shape=replace(SHAPE, experts=8, experts_per_token=2))
+
+
 def test_experts_are_ranked_where_there_are_some() -> None:
     routed = replace(SHAPE, experts=8, experts_per_token=2)
     assert recipe().expert_criterion is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from autoprune.errors import LedgerError, SettingError
 from autoprune.ledger import Ledger
 from autoprune.progress import Progress
 from autoprune.pruning.ladders import OUTPUT
+from autoprune.pruning.refit import FixedWeights, refit_plan
+from autoprune.run import refitting
 from autoprune.run.parts import Parts, open_parts
 from autoprune.run.supernets import SUPERNET, check_rebuildable, ladders_by_phase, opened, parts_with
 from autoprune.space import Kind, Plan, SublayerPlan
@@ -78,6 +81,23 @@ def test_a_rebuilt_ladder_has_the_options_of_its_sites(parts: Parts) -> None:
     assert not torch.allclose(output(following, 1, "ffn", 15), output(rebuilt, 1, "ffn", 15), rtol=1e-2)
 
 
+def test_a_plan_is_not_refit_behind_itself_twice(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[Plan] = []
+
+    def spied(adapter: Any, plan: Plan, *others: Any) -> FixedWeights:
+        solved.append(plan)
+        return refit_plan(adapter, plan, *others)
+
+    monkeypatch.setattr(refitting, "refit_plan", spied)
+    sites = {f"block{b}.ffn.width": (w,) for b, (_, w) in enumerate(LEFT.widths())}
+    for follow, plan in ((True, LEFT), (True, RIGHT), (False, LEFT)):
+        rebuilt = parts.rebuilt(SupernetSpec({**OPTIONS, **sites}, LEFT, follow), QUIET)
+        run: Any = SimpleNamespace(cfg=parts.cfg, parts=rebuilt)
+        found = refitting.refit_chosen(run, plan)
+        assert (found.after == found.before) == (follow and plan == LEFT) == ("nothing left" in found.told())
+    assert solved == [RIGHT, LEFT]
+
+
 def test_the_run_s_own_ladders_are_no_news(parts: Parts, ledger: Ledger) -> None:
     assert opened(parts, ledger, phase(parts, None), QUIET) is parts
     assert not ledger.events(SUPERNET) and ladders_by_phase(ledger) == {}
@@ -129,5 +149,11 @@ def test_what_the_phase_decides_may_not_be_set(parts: Parts, setting: str) -> No
     given: Any = Given()
     given.cfg = cfg
     check_rebuildable(given, phase(parts, None))
+    if (
+        setting == "ladder=nested"
+    ):  # of rounds the first has the run's own ladders, and they may have a reference
+        cfg.calibration.rounds = [1.0, 1.0]
+        with pytest.raises(SettingError, match="calibration.ladder=nested: this search refits"):
+            check_rebuildable(given, phase(parts, None))
     with pytest.raises(SettingError, match=f"calibration.{setting}: this search refits"):
         check_rebuildable(given, phase(parts, SupernetSpec(OPTIONS, LEFT)))

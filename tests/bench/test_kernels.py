@@ -40,6 +40,27 @@ def test_single_matrices(tmp_path: Any, capsys: Any) -> None:
     assert "| 64x128 | torch, dynamically quantised |" in table and "| 64x128 | our kernel |" in table
 
 
+def test_several_threads_are_used_and_shown(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    real = SparseLinear.forward
+    monkeypatch.setattr(
+        SparseLinear, "forward", lambda self, x: (seen.append(torch.ops.autoprune.team()), real(self, x))[1]
+    )
+    try:
+        kernels.main(["--sizes", "64x128", "--threads", "2", "--to", str(tmp_path / "k.md")])
+    finally:
+        torch.set_num_threads(before)
+    table = (tmp_path / "k.md").read_text()
+    assert "1 and 2 threads of the kernels" in table and "| us on 2 |" in table and {1, 2} == set(seen)
+    assert all(f"| 64x128 | {row} |" in table for row in ("ours", "8x2 blocks, 50 % gone", "reading alone"))
+    with pytest.raises(SettingError, match="--threads 0 must be at least 1"):
+        kernels.main(["--threads", "0"])
+    monkeypatch.setattr(torch.ops.autoprune, "team", lambda: 1)
+    with pytest.raises(MeasurementError, match="run on 1 of 2 threads"):
+        kernels.main(["--threads", "2", "--sizes", "64x128"])
+    torch.set_num_threads(before)
+
+
 def test_a_whole_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Selector, "_timed", lambda *_: 2.0)
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))

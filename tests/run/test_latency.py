@@ -356,3 +356,12 @@ def test_the_table_as_text(measured: Path) -> None:
         "prefill:",
     ]
     assert "held-out plans off by" in lines[-1]
+    assert not any("CUDA graphs" in line for line in lines)
+
+
+def test_a_gpu_s_table_says_what_was_replayed(measured: Path) -> None:
+    table = LatencyTable.load(measured / "latency.json")
+    assert table.graphs == ()
+    table = replace(table, fingerprint={"gpu": "a GPU"}, graphs=("prefill",))
+    again = LatencyTable.from_json(table.to_json())
+    assert again == table and "timed prefill replayed as CUDA graphs, decode eagerly" in describe(again)

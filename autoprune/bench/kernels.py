@@ -197,8 +197,7 @@ def cold(layer: nn.Module, x: Tensor) -> Call:
 
     copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
     if type(layer).__module__.startswith("autoprune.kernels"):
-        for one in copies:
-            native.settle(one)  # as in a loaded model
+        native.settle(copies)  # as in a loaded model
     turn = itertools.cycle(copies)
     return lambda: next(turn)(x)
 

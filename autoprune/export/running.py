@@ -83,9 +83,7 @@ def run_fast(
     done += [run_int8(model, int8, selector)] if int8 else []
     done.append(run_dense(model, selector))
     (norms, of), attention = run_norms(model, selector), run_attention(model, selector)
-    for module in model.modules():
-        if type(module).__module__.startswith("autoprune.kernels"):
-            native.settle(module)
+    native.settle(m for m in model.modules() if type(m).__module__.startswith("autoprune.kernels"))
     said = [one.text for one in done if one.of]
     said += [f"{norms} of {of} norms on kernels"] if of else []
     return "; ".join(said + (["attention of one token on a kernel"] if attention else []))

@@ -14,6 +14,7 @@ from autoprune.kernels.selector import Selector
 from autoprune.bench import decode, kernels
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.hardware import timing
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,35 @@ def test_a_whole_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         "| transformers, bf16 |" in to.read_text()
         and "| 8x2 blocks, 70 % gone, as loaded |" in to.read_text()
+        and "| dense in int8, as loaded |" in to.read_text()
+    )
+
+
+def test_the_quality_of_the_same_pattern(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(tiny.text())
+    model, to = tiny.save(tiny.llama(1, noise=0.1), tmp_path / "trained"), tmp_path / "q.md"
+    given = [
+        "--quality",
+        str(model),
+        "--data",
+        str(tmp_path / "text.txt"),
+        "--tokens",
+        "1024",
+        "--windows",
+        "2",
+    ]
+    decode.main([*given, "--to", str(to)])
+    rows = [
+        line.split(" | ") for line in to.read_text().splitlines() if line.startswith(("| dense", "| 8x2"))
+    ]
+    kls = [float(row[1]) for row in rows]
+    assert [row[0] for row in rows] == ["| dense", *(f"| 8x2 blocks, {g} % gone" for g in (50, 70, 90))]
+    assert (
+        abs(kls[0]) < 1e-4
+        and kls == sorted(kls)
+        and kls[1] > 0.001
+        and "trained, a trained model" in to.read_text()
     )
 
 

@@ -140,10 +140,10 @@ def _masked(parts: Parts, method: str, ratios: Sequence[float]) -> dict[str, flo
 
     whole = ladders_of(parts, parts.recipe)
     assert isinstance(whole, StoredLadders)
-    thinned = masked(whole, parts.adapter, parts.loaded.digest, parts.recipe, parts.cache, method)
+    ladders = masked(whole, parts.adapter, parts.loaded.digest, parts.recipe, parts.cache, method)
     columns = {f"{r:g}": ("unstructured", round(100 * r)) for r in ratios}
     columns |= HALVES if method in COMPARED else {}
-    return _kls(parts, thinned, {name: thinned(parts, *mask) for name, mask in columns.items()})
+    return _kls(parts, ladders, {name: thinned(parts, *mask) for name, mask in columns.items()})
 
 
 def thinned(parts: Parts, pattern: str, option: int) -> Plan:

@@ -18,7 +18,7 @@ from autoprune.models.layout import Layout
 from autoprune.space import Plan
 
 if TYPE_CHECKING:
-    from autoprune.export.roundtrip import RoundTrip
+    from autoprune.export.roundtrip import Probe, RoundTrip
     from autoprune.kernels.int8 import Rounded
 
 FOLDER = "int8"  # below the checkpoint: loaders that do not know it find no weights, instead of wrong ones
@@ -128,12 +128,12 @@ def spread_state(folder: Path) -> dict[str, Tensor]:
 
 def expected_bytes(model: Any, maps: Mapping[str, Rounded]) -> int:
     """Of a model's weights, those of `maps` in int8."""
-    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    whole: int = sum(p.numel() * p.element_size() for p in model.parameters())
     return whole + sum(m.bytes - m.values.numel() * m.dtype.itemsize for m in maps.values())
 
 
 def prove_int8(
-    model: Any, maps: Mapping[str, Rounded], folder: Path, ids: Tensor, parameters: int
+    model: Any, maps: Mapping[str, Rounded], folder: Path, ids: Probe, parameters: int
 ) -> RoundTrip:
     """As `prove`, of a checkpoint in int8: `model` becomes the one that it holds; its int8 comes back bit for bit."""
     from autoprune.export.roundtrip import judge, reload

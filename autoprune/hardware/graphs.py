@@ -47,8 +47,8 @@ def _recorded(call: Call, steps: int, device: str) -> Replay | None:
     try:
         with torch.cuda.device(device):
             _warm(call, steps)
-            held = getattr(call, "held", tuple)()
-            pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+            held: object = getattr(call, "held", tuple)()
+            pool = torch.cuda.graph_pool_handle()
             for _ in range(steps):
                 graphs.append(torch.cuda.CUDAGraph())
                 with torch.cuda.graph(graphs[-1], pool=pool):

@@ -137,10 +137,13 @@ def export(
     trust: bool = False,
     recovery: str = "none",
     recovery_steps: int | None = None,
+    int8: bool | None = None,
 ) -> Path:
     """Write one point of a finished run as a checkpoint that is smaller, loads by itself and equals its plan.
 
     refit: solve its output projections once more for this very plan; None does what the run's `export.refit` says.
+
+    int8: store its linear maps in int8; None does what the run's `export.int8` says.
 
     With `recovery="distill"` it is trained first, for `recovery_steps` when given; its test figures go to the run's
     recovered.csv and leaderboard, beside the unrecovered ones.
@@ -150,6 +153,7 @@ def export(
     from autoprune.report import leaderboard
     from autoprune.run.export import choose, export_plan
     from autoprune.run.folder import load_settings
+    from autoprune.run.int8 import in_int8
     from autoprune.run.pipeline import open_run
     from autoprune.run.recovery import chosen_recovery, goes_on
 
@@ -159,9 +163,11 @@ def export(
     row = choose(leaderboard.read(path), key, {"params": params, "prefill": prefill, "decode": decode})
     settings = chosen_recovery(cfg, recovery, recovery_steps)
     again = bool(cfg.export.refit) if refit is None else refit
+    rounded = in_int8(cfg) if int8 is None else int8
     with Progress(bool(cfg.quiet)) as progress, goes_on(target):
         try:
-            _print_proof(target, export_plan(open_run(path, cfg, progress), row, target, again, settings))
+            run = open_run(path, cfg, progress)
+            _print_proof(target, export_plan(run, row, target, again, settings, rounded))
         finally:
             if settings is not None:
                 leaderboard.write(leaderboard.read(path), path)

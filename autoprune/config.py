@@ -40,9 +40,13 @@ class Calibration:
 
 @dataclass
 class Export:
-    """How a chosen plan becomes a checkpoint; `refit`: its output projections are solved once more, for it alone."""
+    """How a chosen plan becomes a checkpoint; `refit`: its output projections are solved once more, for it alone.
+
+    `int8`: the linear maps inside blocks are stored in int8, and latencies are measured so.
+    """
 
     refit: bool = False
+    int8: bool = False
 
 
 @dataclass

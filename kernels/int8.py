@@ -1,6 +1,8 @@
-"""int8 matrices for one or a few tokens, dense or with a bit a weight: a scale a row, tokens rounded to bytes."""
+"""int8 matrices, dense or with a bit a weight: a scale a row, tokens rounded to bytes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from autoprune.kernels import native
@@ -13,14 +15,57 @@ from torch.nn import functional
 from autoprune.errors import KernelError
 
 TOP = 127  # of the values
+MANY = 8  # tokens from which a matrix product is faster than one by one
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A matrix in int8, `values` [rows, columns] times `scale` fp32 [rows]; `dtype`: of the matrix it was made of."""
+
+    values: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+    def to_dense(self) -> Tensor:
+        """The matrix that it is, fp32."""
+        return self.values * self.scale[:, None]
+
+    @property
+    def kept(self) -> int:
+        """Values that are not zero."""
+        return int(self.values.count_nonzero())
+
+    @property
+    def thin(self) -> bool:
+        """Whether a bit a weight and the values that are not zero take fewer bytes than all values."""
+        return self.kept + self._bits < self.values.numel()
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in a file."""
+        return (self.kept + self._bits if self.thin else self.values.numel()) + 4 * len(self.scale)
+
+    @property
+    def _bits(self) -> int:
+        rows, columns = self.values.shape
+        return rows * -(-columns // 8)
+
+
+def rounded(weight: Tensor) -> Rounded:
+    """To the nearest of each row's 255 steps; KernelError for anything but a finite bf16 or fp32 matrix."""
+    if weight.dim() != 2 or weight.dtype not in DTYPES:
+        raise KernelError(f"int8 is made of a bf16 or fp32 matrix, not {weight.dtype} {list(weight.shape)}")
+    if not bool(torch.isfinite(weight).all()):
+        raise KernelError("a matrix with infinite values or NaN cannot be rounded to int8")
+    return Rounded(*rounded_rows(weight.detach()), weight.dtype)
 
 
 class Int8Linear(nn.Module):
-    """`x @ W^T + bias` with W [rows, columns] in int8, rounded to the nearest of its row's 255 steps.
+    """`x @ W^T + bias` with W [rows, columns] in int8, a scale a row.
 
-    `sparse`: what rounds to zero is left out, a bit a weight says what is there. Each token is rounded to 8 bits with a
-    scale of its own; x and the result are bf16 or fp32. Raises KernelError for anything but a finite bf16 or fp32
-    matrix.
+    `sparse`: zeros are left out, a bit a weight says what is there. Each token is rounded to 8 bits with a scale of its
+    own; x and the result are bf16 or fp32.
     """
 
     values: Tensor
@@ -29,20 +74,15 @@ class Int8Linear(nn.Module):
     index: Tensor
     start: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, sparse: bool = False) -> None:
+    def __init__(self, matrix: Rounded, bias: Tensor | None = None, sparse: bool = False) -> None:
         super().__init__()
-        if weight.dim() != 2 or weight.dtype not in (torch.bfloat16, torch.float32):
-            raise KernelError(
-                f"int8 is made of a bf16 or fp32 matrix, not {weight.dtype} {list(weight.shape)}"
-            )
-        if not bool(torch.isfinite(weight).all()):
-            raise KernelError("a matrix with infinite values or NaN cannot be rounded to int8")
-        self.rows, self.columns = weight.shape
+        self.rows, self.columns = matrix.values.shape
+        self.dtype = matrix.dtype
         self.sparse, self.native = sparse, not native.missing()
-        rounded, scale = rounded_rows(weight.detach())
-        self.register_buffer("scale", scale)
-        self.register_buffer("sums", rounded.to(torch.int32).sum(1).to(torch.int32))
-        packed = bitmap_of(rounded) if sparse else {"values": rounded}
+        self.form = "bitmap" if sparse else "dense"
+        self.register_buffer("scale", matrix.scale)
+        self.register_buffer("sums", matrix.values.to(torch.int32).sum(1).to(torch.int32))
+        packed = bitmap_of(matrix.values) if sparse else {"values": matrix.values}
         self.kept = packed["values"].numel()
         if sparse:
             packed["values"] = functional.pad(packed["values"], (0, PAD))
@@ -52,14 +92,22 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., columns] to [..., rows] in x's dtype."""
-        if not self.native or x.device.type != "cpu" or trained(x):
+        if not self.native or x.device.type != "cpu" or x.dtype not in DTYPES or trained(x):
             return functional.linear(x, self.to_dense().to(x.dtype), self.bias)
+        out = self._one_by_one(x) if self.sparse or x.numel() < MANY * self.columns else self._many(x)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
         run, of = torch.ops.autoprune, (self.scale, self.sums)
-        if self.sparse:
-            out = run.bitmap8_linear(x, self.values, self.index, self.start, *of, self.rows, self.columns)
-        else:
-            out = run.int8_linear(x, self.values, *of)
-        return out if self.bias is None else out.add_(self.bias)  # type: ignore[no-any-return]
+        if not self.sparse:
+            return run.int8_linear(x, self.values, *of)  # type: ignore[no-any-return]
+        return run.bitmap8_linear(x, self.values, self.index, self.start, *of, self.rows, self.columns)  # type: ignore[no-any-return]
+
+    def _many(self, x: Tensor) -> Tensor:
+        """The same sums by torch's product of int8 matrices."""
+        tokens, scale = rounded_rows(x.reshape(-1, self.columns))
+        sums = torch._int_mm(tokens, self.values.t()).float()
+        return sums.mul_(scale[:, None]).mul_(self.scale).to(x.dtype).view(*x.shape[:-1], self.rows)
 
     def to_dense(self) -> Tensor:
         """The matrix that the layer holds, fp32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from autoprune.errors import AutopruneError
 
 SWITCH = "AUTOPRUNE_KERNELS"  # `off`: torch's own kernels only
-LARGE = 1 << 22  # bytes of a tensor that surely holds a whole large page
+LARGE = 1 << 22  # bytes of a parameter that is worth moving
+PAGE, LINE = 1 << 21, 64  # bytes of a large page, and of what the cache holds together
 NAMES = ("scalar", "AVX2", "AVX512", "AVX512 with bf16")
 
 
@@ -39,15 +41,41 @@ def instructions() -> str:
     return missing() or NAMES[torch.ops.autoprune.cpu_level()]
 
 
-def settle(module: nn.Module) -> int:
-    """Let the weights of a module stand in large pages of memory, from where they are read faster; how many do."""
+def settle(modules: Iterable[nn.Module]) -> int:
+    """Let the weights of modules stand in large pages of memory, from where they are read faster; how many of them do.
+
+    Buffers, as packed matrices have them, come to stand one after another in one place, so that small ones fill such
+    pages together. Large parameters keep places of their own, so that saving them saves nothing else. A page that
+    began in the middle of what was there before would stay small: all are moved to where one begins.
+    """
     if missing():
         return 0
-    tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
-    large = [
-        t for t in tensors.values() if t.device.type == "cpu" and t.nbytes >= LARGE and t.is_contiguous()
-    ]
-    return sum(torch.ops.autoprune.large_pages(t.detach()) for t in large)
+    alone: dict[int, list[Tensor]] = {}
+    together: dict[int, list[Tensor]] = {}
+    for module in modules:
+        for found, tensors in ((alone, module.parameters()), (together, module.buffers())):
+            for tensor in tensors:
+                if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.nbytes:
+                    found.setdefault(tensor.data_ptr(), []).append(tensor)
+    large = [[same] for same in alone.values() if same[0].nbytes >= LARGE]
+    return sum(map(_moved, [*large, list(together.values())]))
+
+
+def _moved(groups: Sequence[Sequence[Tensor]]) -> int:
+    """Tensors (those of a group are one) to large pages, side by side; how many stand in such."""
+    sizes = [-(-same[0].nbytes // LINE) * LINE for same in groups]
+    if sum(sizes) < PAGE:
+        return 0
+    room = torch.empty(sum(sizes) + PAGE, dtype=torch.uint8)
+    at = -room.data_ptr() % PAGE
+    whole = room[at : at + sum(sizes)]
+    for same, size in zip(groups, sizes, strict=True):
+        place = room[at : at + same[0].nbytes].view(same[0].dtype).view(same[0].shape)
+        place.copy_(same[0].detach())
+        for tensor in same:
+            tensor.data = place
+        at += size
+    return len(groups) * int(torch.ops.autoprune.large_pages(whole))
 
 
 def _describe() -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from autoprune.kernels import native
 from autoprune.kernels.build import sources_digest
 from autoprune.kernels.dense import DTYPES, DenseLinear, has_onednn
+from autoprune.kernels.int8 import Int8Linear, Rounded
 from autoprune.kernels.linear import SparseLinear
 from torch import Tensor, nn
 
@@ -59,6 +60,22 @@ class ChosenLinear(nn.Module):
         return self.dense(x)  # type: ignore[no-any-return]
 
 
+class RoundedLinear(nn.Module):
+    """A matrix that is stored in int8: in int8 where that pays, spread out elsewhere; None stands for spread out."""
+
+    def __init__(self, few: Int8Linear | None, many: Int8Linear | None, dense: nn.Linear) -> None:
+        super().__init__()
+        self.few, self.many = few, many
+        self.dense = None if few is not None and many is not None else dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., columns] to [..., rows]."""
+        way = self.few if x.numel() < LIMIT * x.shape[-1] else self.many
+        way = self.dense if way is None else way
+        assert way is not None
+        return way(x)  # type: ignore[no-any-return]
+
+
 class Selector:
     """Measured gains of the kernels over the library on this machine, kept in the cache.
 
@@ -79,19 +96,31 @@ class Selector:
         self._file = where.folder("kernel-gains", inputs, lambda folder: _write(folder / "gains.json", {}))
         self._gains: dict[str, float] = json.loads((self._file / "gains.json").read_text())
 
-    def gain(self, layer: SparseLinear, tokens: int) -> float:
+    def gain(self, layer: SparseLinear | Int8Linear, tokens: int) -> float:
         """How many times faster the kernel is than the best dense product here; 0 where there is no kernel."""
         if native.missing():
             return 0.0
         kept = STEP * round(100 / STEP * layer.kept / (layer.rows * layer.columns))
-        return self._known(
-            f"{layer.form} {layer.values.dtype} {layer.rows}x{layer.columns} {kept} % {tokens}", layer, tokens
-        )
+        name = f"{layer.form} {layer.values.dtype} {layer.rows}x{layer.columns} {kept} % {tokens}"
+        if isinstance(layer, Int8Linear):
+            size = f"{_about(layer.rows)}x{_about(layer.columns)}"
+            name = f"{layer.form} int8 {layer.dtype} {size} {kept if layer.sparse else 100} % {tokens}"
+        return self._known(name, layer, tokens)
 
     def chosen(self, layer: SparseLinear) -> ChosenLinear:
         """The layer as it should run here."""
         few, many = (self.gain(layer, tokens) >= GAIN for tokens in (FEW, MANY))
         return ChosenLinear(layer, few, many, self.dense)
+
+    def rounded(self, matrix: Rounded, bias: Tensor | None) -> RoundedLinear:
+        """A matrix of int8 as it should run here: each number of tokens on the fastest form that gains enough."""
+        forms = [Int8Linear(matrix, bias, sparse) for sparse in ((False, True) if matrix.thin else (False,))]
+        few, many = self._best(forms, FEW), self._best(forms[:1], MANY)
+        return RoundedLinear(few, many, self.dense(as_linear(forms[0])))
+
+    def _best(self, forms: Sequence[Int8Linear], tokens: int) -> Int8Linear | None:
+        best = max(forms, key=lambda form: self.gain(form, tokens))
+        return best if self.gain(best, tokens) >= GAIN else None
 
     def dense_gain(self, linear: nn.Linear, tokens: int) -> float:
         """How many times faster than torch our way of running a dense matrix is; 0 where there is none."""
@@ -129,7 +158,7 @@ class Selector:
     def _timed(self, layer: Any, tokens: int) -> float:
         if isinstance(layer, dict):
             return self._ratio(layer)
-        linear = as_linear(layer) if isinstance(layer, SparseLinear) else layer
+        linear = as_linear(layer) if isinstance(layer, SparseLinear | Int8Linear) else layer
         ours = layer if linear is not layer else DenseLinear(linear, tokens == FEW, tokens)
         base = linear if linear is layer else self.dense(linear)
         draw = torch.Generator().manual_seed(0)
@@ -150,10 +179,11 @@ class Selector:
         return lambda: next(turn)(x)
 
 
-def as_linear(packed: SparseLinear) -> nn.Linear:
-    """The dense linear map of a packed one."""
+def as_linear(packed: SparseLinear | Int8Linear) -> nn.Linear:
+    """The dense linear map of a packed one, in the dtype of the model that it is for."""
     made = nn.Linear(packed.columns, packed.rows, bias=False, device="meta")
-    made.weight = nn.Parameter(packed.to_dense(), requires_grad=False)
+    dtype = packed.dtype if isinstance(packed, Int8Linear) else packed.values.dtype
+    made.weight = nn.Parameter(packed.to_dense().to(dtype), requires_grad=False)
     made.bias = packed.bias
     return made
 

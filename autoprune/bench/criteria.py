@@ -110,7 +110,7 @@ def _rows(parts: Parts, ratios: Sequence[float]) -> Iterator[tuple[Name, Measure
         for criterion in criteria:
             recipe = replace(parts.recipe, ladder=ladder, criterion=criterion)
             name = criterion if ladder == "nested" else f"{criterion}, refit"
-            yield ("units", name), lambda recipe=recipe: _kls(parts, _ladders(parts, recipe), plans)  # type: ignore[misc]
+            yield ("units", name), lambda recipe=recipe: _kls(parts, ladders_of(parts, recipe), plans)  # type: ignore[misc]
 
 
 def _expert_rows(parts: Parts, ratios: Sequence[float]) -> Iterator[tuple[Name, Measure]]:
@@ -122,10 +122,10 @@ def _expert_rows(parts: Parts, ratios: Sequence[float]) -> Iterator[tuple[Name, 
     plans = {f"{r:g}": space.decode(uniform_candidates(space, r, MEMORY)[0]) for r in ratios}
     for criterion in EXPERT_CRITERIA:
         recipe = replace(parts.recipe, expert_criterion=criterion)
-        yield ("experts", criterion), lambda recipe=recipe: _kls(parts, _ladders(parts, recipe), plans)  # type: ignore[misc]
+        yield ("experts", criterion), lambda recipe=recipe: _kls(parts, ladders_of(parts, recipe), plans)  # type: ignore[misc]
 
 
-def _ladders(parts: Parts, recipe: LadderRecipe) -> Ladders:
+def ladders_of(parts: Parts, recipe: LadderRecipe) -> Ladders:
     from autoprune.pruning.build import ladder_folder
     from autoprune.pruning.ladders import StoredLadders
 
@@ -138,17 +138,17 @@ def _masked(parts: Parts, method: str, ratios: Sequence[float]) -> dict[str, flo
     from autoprune.pruning.ladders import StoredLadders
     from autoprune.pruning.masks.build import masked
 
-    whole = _ladders(parts, parts.recipe)
+    whole = ladders_of(parts, parts.recipe)
     assert isinstance(whole, StoredLadders)
-    thinned = masked(
+    ladders = masked(
         whole, parts.adapter, parts.loaded.digest, parts.recipe, parts.cache, method, experts=False
     )
     columns = {f"{r:g}": ("unstructured", round(100 * r)) for r in ratios}
     columns |= HALVES if method in COMPARED else {}
-    return _kls(parts, thinned, {name: _thinned(parts, *mask) for name, mask in columns.items()})
+    return _kls(parts, ladders, {name: thinned(parts, *mask) for name, mask in columns.items()})
 
 
-def _thinned(parts: Parts, pattern: str, option: int) -> Plan:
+def thinned(parts: Parts, pattern: str, option: int) -> Plan:
     """The full plan with every matrix, but for those of experts, at an option of a pattern."""
     from autoprune.pruning.experts import routed
     from autoprune.shape import full_plan, matrices

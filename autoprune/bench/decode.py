@@ -4,8 +4,10 @@ Random weights: this is about time, not quality; `autoprune bench kernels` has t
 is the stock model: torch's linear maps, its scaled_dot_product_attention, transformers' RMS norms. `as loaded` is what
 `autoprune.load` makes of a checkpoint: linear maps, RMS norms and the attention of one token on kernels where these are
 faster here; rotary embeddings, activations and the KV cache are transformers' everywhere. The sparse models have 8x2
-blocks in every matrix of their blocks, the embedding and the head are dense in all. All in one interleaved loop, one
-token after `--context` others in the KV cache, ratios of rounds (median, 95 % interval).
+blocks in every matrix of their blocks, the embedding and the head are dense in all (and in bf16 where the rest is in
+int8, tokens rounded to 8 bits too). All in one interleaved loop, one
+token after `--context` others in the KV cache, ratios of rounds (median, 95 % interval). `--quality MODEL --data DATA`
+times nothing and writes the quality of the same pattern in a trained model, into a table of its own.
 """
 
 from __future__ import annotations
@@ -23,22 +25,28 @@ from autoprune.bench.table import parser, publish
 from autoprune.errors import SettingError
 from autoprune.hardware.timing import Samples, interleaved
 
+TIMES, QUALITY = "results/kernels/decode.md", "results/kernels/quality.md"
 GONE = (50, 70, 90)
 STOCK, DENSE = "transformers, bf16", "dense, as loaded"
 
 
 def main(args: Sequence[str]) -> None:
     """Build, measure, print and write the table."""
+    from autoprune.bench.quality import quality_lines
     from autoprune.kernels import native
     from autoprune.kernels.dense import DenseLinear
 
     options = _parse(args)
+    if options.quality:
+        publish("decode", __doc__, args, "\n".join(quality_lines(options)), options.to or QUALITY)
+        return
     if reason := native.missing():
         raise SettingError(f"bench decode needs the kernels: {reason}")
     torch.set_num_threads(options.threads)
     dense = _model(options)
     models: dict[str, Any] = {STOCK: dense, "dense, own linear maps only": _mapped(dense, DenseLinear)}
-    models[DENSE] = _loaded(_mapped(dense, lambda linear: linear), options)
+    models[DENSE] = _loaded(copy.deepcopy(dense), options)
+    models["dense in int8, as loaded"] = _loaded(copy.deepcopy(dense), options, int8=True)
     for gone in GONE:
         sparse = _mapped(dense, _sparse(gone))
         models[f"8x2 blocks, {gone} % gone, own linear maps only"] = copy.deepcopy(sparse)
@@ -58,12 +66,18 @@ def main(args: Sequence[str]) -> None:
     ]
     lines += ["|---|---|---|---|---|---|"]
     lines += [_line(name, samples, found[STOCK], found[DENSE]) for name, samples in found.items()]
-    publish("decode", __doc__, args, "\n".join(lines), options.to)
+    publish("decode", __doc__, args, "\n".join(lines), options.to or TIMES)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("decode", __doc__, model=False)
-    found.set_defaults(to="results/kernels/decode.md")
+    found.set_defaults(to=None)
+    found.add_argument("--quality", metavar="MODEL", help="a trained model: its quality instead of times")
+    found.add_argument("--data", default="auto", help="the text of --quality (%(default)s)")
+    found.add_argument(
+        "--tokens", type=int, default=32768, help="calibration tokens of --quality (%(default)s)"
+    )
+    found.add_argument("--windows", type=int, default=64, help="test windows of --quality (%(default)s)")
     sizes = {"hidden": 1024, "ffn": 2816, "blocks": 8, "context": 128, "rounds": 15, "threads": 1}
     for name, value in sizes.items():
         found.add_argument(f"--{name}", type=int, default=value, help="(%(default)s)")
@@ -112,11 +126,14 @@ def _mapped(model: Any, change: Callable[[nn.Linear], nn.Module]) -> Any:
     return made
 
 
-def _loaded(model: Any, options: argparse.Namespace) -> Any:
-    """A model on all the kernels that a loaded checkpoint runs on."""
+def _loaded(model: Any, options: argparse.Namespace, int8: bool = False) -> Any:
+    """A model on all the kernels that a loaded checkpoint runs on; `int8`: one that is stored so."""
+    from autoprune.export.int8 import rounded_maps
     from autoprune.export.running import run_fast
+    from autoprune.models.llama import LlamaAdapter
 
-    run_fast(model, None, {}, options.threads)
+    maps = rounded_maps(model, LlamaAdapter.layout) if int8 else {}
+    run_fast(model, None, {}, options.threads, maps)
     return model
 
 

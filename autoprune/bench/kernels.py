@@ -7,7 +7,8 @@ roofline. Many tokens: packing of the activations included; `of peak` is the sha
 and add at best that the kept weights of 512 tokens reach, the FLOP roofline. `F.linear` is torch's bf16 product
 (oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of int8 is torch's own dynamically
 quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours round each token to 8 bits too.
-Correctness is tested elsewhere, here once more by float64.
+Correctness is tested elsewhere, here once more by float64. With more threads than one only the first table is made,
+each product on one thread and on so many, in turn, by the clock on the wall.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from autoprune.bench.table import parser, publish
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.hardware.timing import Samples, interleaved
 
+ONE, SEVERAL = "results/kernels/cpu.md", "results/kernels/threads.md"
 SIZES = ("2048x2048", "4096x11008")
 GONE = (50, 70, 90)  # per cent
 TOKENS = (16, 64, 128, 512)
@@ -44,28 +46,35 @@ Call = Callable[[], Any]
 def main(args: Sequence[str]) -> None:
     """Check, measure, print and write the table."""
     from autoprune.bench.precisions import fp32_lines, int8_lines
+    from autoprune.bench.threads import threads_lines
     from autoprune.kernels import native
 
     options = _parse(args)
     if reason := native.missing():
         raise SettingError(f"bench kernels needs the kernels: {reason}")
     torch.set_num_threads(options.threads)
+    if options.threads > 1:
+        publish("kernels", __doc__, args, "\n".join(threads_lines(options)), options.to or SEVERAL)
+        return
     lines = [f"{native.instructions()}; {options.threads} thread(s); torch {torch.__version__}.", ""]
     lines += ["## One token", "", *_one_token(options)]
     lines += ["", "## Many tokens: time of F.linear over that of 8x2 blocks", "", *_many_tokens(options)]
     lines += ["", "## One token, int8", "", *int8_lines(options, sizes_of(options.sizes))]
     lines += ["", "## fp32: time of F.linear over that of others", ""]
     lines += fp32_lines(options, sizes_of(options.sizes))
-    publish("kernels", __doc__, args, "\n".join(lines), options.to)
+    publish("kernels", __doc__, args, "\n".join(lines), options.to or ONE)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("kernels", __doc__, model=False)
-    found.set_defaults(to="results/kernels/cpu.md")
+    found.set_defaults(to=None)
     found.add_argument("--sizes", default=",".join(SIZES), help="outputs x inputs (%(default)s)")
     found.add_argument("--rounds", type=int, default=15, help="of each loop (%(default)s)")
     found.add_argument("--threads", type=int, default=1, help="of torch (%(default)s)")
-    return found.parse_args(list(args))
+    options = found.parse_args(list(args))
+    if options.threads < 1:
+        raise SettingError(f"--threads {options.threads} must be at least 1")
+    return options
 
 
 def sizes_of(text: str) -> list[tuple[int, int]]:
@@ -108,16 +117,20 @@ def sparse(weight: Tensor, form: str) -> nn.Module:
 def _one_token(options: argparse.Namespace) -> list[str]:
     lines = [head("size", "matrix", "us", "GB/s", "of stream", "to F.linear", "to best dense")]
     for rows, columns in sizes_of(options.sizes):
-        layers: dict[str, Any] = _dense(torch.randn(rows, columns).to(torch.bfloat16))
-        layers |= {
-            f"8x2 blocks, {g} % gone": sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE
-        }
-        layers |= {f"bitmap, {g} % gone": sparse(matrix(rows, columns, "bitmap", g), "bitmap") for g in GONE}
+        layers = one_token_layers(rows, columns)
         x = torch.randn(1, columns).to(torch.bfloat16)
         calls = {name: cold(layer, x) for name, layer in layers.items()}
         found = timed({**calls, "stream": reading()}, options)
         lines += _one_lines(f"{rows}x{columns}", layers, found)
     return lines
+
+
+def one_token_layers(rows: int, columns: int) -> dict[str, nn.Module]:
+    """Dense on torch and on our kernel, and sparse in both forms, by what the table calls them."""
+    layers = _dense(torch.randn(rows, columns).to(torch.bfloat16))
+    layers |= {f"8x2 blocks, {g} % gone": sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE}
+    layers |= {f"bitmap, {g} % gone": sparse(matrix(rows, columns, "bitmap", g), "bitmap") for g in GONE}
+    return layers
 
 
 def _one_lines(size: str, layers: Layers, found: Mapping[str, Samples]) -> list[str]:
@@ -184,8 +197,7 @@ def cold(layer: nn.Module, x: Tensor) -> Call:
 
     copies = [layer, *(copy.deepcopy(layer) for _ in range(min(MOST, COLD // max(1, _bytes(layer)))))]
     if type(layer).__module__.startswith("autoprune.kernels"):
-        for one in copies:
-            native.settle(one)  # as in a loaded model
+        native.settle(copies)  # as in a loaded model
     turn = itertools.cycle(copies)
     return lambda: next(turn)(x)
 

@@ -46,15 +46,15 @@ class Quantised(nn.Module):
 
 def int8_lines(options: argparse.Namespace, sizes: Sizes) -> list[str]:
     """Dense and bitmap products in int8 against torch's."""
-    from autoprune.kernels.int8 import Int8Linear
+    from autoprune.kernels.int8 import Int8Linear, rounded
 
     lines = [head("size", "matrix", "us", "GB/s", "of stream", f"to {LIBRARY}", "to best dense")]
     for rows, columns in sizes:
         weight = torch.randn(rows, columns)
-        layers: dict[str, Any] = {LIBRARY: Quantised(weight), OURS: Int8Linear(weight)}
+        layers: dict[str, Any] = {LIBRARY: Quantised(weight), OURS: Int8Linear(rounded(weight))}
         for gone in GONE:
             kept = matrix(rows, columns, "bitmap", gone).float()
-            layers[f"bitmap, {gone} % gone"] = _checked(Int8Linear(kept, sparse=True), kept)
+            layers[f"bitmap, {gone} % gone"] = _checked(Int8Linear(rounded(kept), sparse=True), kept)
         x = torch.randn(1, columns)
         calls: dict[str, Callable[[], Any]] = {name: cold(layer, x) for name, layer in layers.items()}
         calls["stream"] = reading()

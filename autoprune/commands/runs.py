@@ -57,6 +57,7 @@ def _declare_export(parser: Parser) -> None:
         )
     parser.add_argument("--to", metavar="OUT", required=True, help="the new checkpoint's folder")
     parser.add_argument("--refit", action="store_true", help="solve its weights once more")
+    parser.add_argument("--int8", action="store_true", help="store its linear maps in int8")
     parser.add_argument("--recovery", metavar="NAME", default="none", help="distill: train it a little first")
     _steps(parser)
     _trust(parser)
@@ -68,6 +69,7 @@ def _export(args: Namespace) -> None:
 
     chosen = {name: getattr(args, name) for name in EXPORTED_BY if getattr(args, name) is not None}
     again: dict[str, Any] = {"refit": True} if args.refit else {}  # else what the run's settings say
+    again |= {"int8": True} if args.int8 else {}
     if args.recovery != "none" or args.recovery_steps is not None:
         again |= {"recovery": args.recovery, "recovery_steps": args.recovery_steps}
     api.export(args.dir, to=args.to, trust=args.trust, **chosen, **again)

@@ -46,6 +46,15 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(FOLDER)
 ```"""
 
+_INT8 = """\
+The weights stand in `int8/model.safetensors`, which only autoprune reads (other loaders find no weights and say so):
+
+```python
+import autoprune
+
+model = autoprune.load(FOLDER)
+```"""
+
 
 def model_card(
     *,
@@ -57,12 +66,13 @@ def model_card(
     heterogeneous: bool,
     recovered: str = "",
     masked: str = "",
+    int8: str = "",
     auto: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with a YAML header; `figures` may name the split they were taken on, e.g. `kl_test`.
 
-    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored;
-    `auto` is transformers' class that loads the checkpoint.
+    `recovered` says how the weights were trained after the plan was built, `masked` how masked matrices are stored,
+    `int8` that linear maps are rounded; `auto` is transformers' class that loads the checkpoint.
     """
     parts = [
         _header(source, auto),
@@ -73,11 +83,13 @@ def model_card(
     ]
     if masked:
         parts += ["## Masks", masked]
+    if int8:
+        parts += ["## int8", int8]
     if figures:
         parts += ["## Figures", _figures(figures)]
     if recovered:
         parts += ["## Recovered", recovered]
-    loading = (_MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)
+    loading = (_INT8 if int8 else _MIXED if heterogeneous else _PLAIN).replace("FAMILY", family)
     parts += ["## How to load it", loading.replace("AutoModelForCausalLM", auto)]
     parts += ["## How it was made", f"```sh\n{command.strip()}\n```"]
     parts.append(f"The exact plan (key `{plan.key}`) is in `autoprune_plan.json`.")
@@ -94,6 +106,16 @@ def masks_section(matrices: int, dense: int, packed: int) -> str:
         "`autoprune.load(FOLDER)` runs them packed where a kernel is faster on the machine at hand than the dense "
         "product; under other loaders this model runs as fast as one without masks. Ratios of bytes, parameters and "
         "FLOPs count what is kept (bytes: packed, where that is smaller), latencies are those measured."
+    )
+
+
+def int8_section(matrices: int, before: int, after: int) -> str:
+    """What there is to know of linear maps in int8: their number, and their bytes before and after."""
+    return (
+        f"{matrices} linear maps, all of those inside blocks, are stored in int8 with a scale a row ({after:,} bytes, "
+        f"{before:,} before). `autoprune.load(FOLDER)` runs them in int8, each token rounded to 8 bits too, where that "
+        "is faster on the machine at hand, and spread out elsewhere. Figures named `int8` are those of all of them in "
+        "int8, tokens included."
     )
 
 

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from autoprune.errors import ExportError, SettingError, UnsupportedModelError
+from autoprune.export.int8 import holds_int8, save_int8, spread_state
 from autoprune.export.modeling import (
     modeling_autoprune,
     modeling_autoprune_cache,
@@ -28,6 +29,9 @@ from autoprune.models.load import auto_class
 from autoprune.pruning.masks.packing import Packed
 from autoprune.scratch import scratch_folder
 from autoprune.space import Plan
+
+if TYPE_CHECKING:
+    from autoprune.kernels.int8 import Rounded
 
 PLAN_FILE = "autoprune_plan.json"
 PREFIX = "autoprune_"  # of the model types of mixed checkpoints
@@ -73,10 +77,12 @@ def save_checkpoint(
     card: str,
     plan: Plan,
     packed: Mapping[str, Packed] | None = None,
+    int8: Mapping[str, Rounded] | None = None,
 ) -> None:
     """Write weights (safetensors), config, modelling file where needed, tokenizer, card and plan into `to`.
 
-    `packed`: masked matrices in their packed form, for a file of their own.
+    `packed`: masked matrices in their packed form, for a file of their own. `int8`: linear maps in int8, stored in
+    place of the model's own.
 
     Everything goes to a hidden folder beside `to` first, which is renamed when complete. Raises SettingError
     for a destination that is not empty or not writable, ExportError when writing fails.
@@ -93,6 +99,8 @@ def save_checkpoint(
             _write(model, tokenizer, partial, card, plan)
             if packed:
                 save_packed(packed, partial)
+            if int8:
+                save_int8(int8, partial)
             if target.is_dir():
                 target.rmdir()  # empty, see check_destination; some systems do not rename onto a folder
             partial.rename(target)
@@ -136,11 +144,33 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
         raise UnsupportedModelError(f"{folder} holds no checkpoint: it has no config.json")
     try:
         architectures = _register_family(folder)
+        auto = auto_class(architectures)
+        if holds_int8(folder):
+            return _of_state(auto, folder, dtype)
         wanted: Any = {"dtype": dtype or "auto", "local_files_only": True}
-        found: Any = auto_class(architectures).from_pretrained(folder, **wanted)
+        found: Any = auto.from_pretrained(folder, **wanted)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnsupportedModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     loaded: PreTrainedModel = found.eval()
+    return loaded
+
+
+def _of_state(auto: Any, folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
+    """A checkpoint whose weights are partly stored in int8, all of them spread out."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    family = auto._model_mapping[type(config)]
+    found, seen = family.from_pretrained(
+        None,
+        config=config,
+        state_dict=spread_state(folder),
+        dtype=dtype or config.dtype,
+        output_loading_info=True,
+    )
+    if wrong := sorted([*seen["missing_keys"], *seen["unexpected_keys"], *seen["mismatched_keys"]]):
+        raise ValueError(f"its weights are not those of its config: {wrong[0]}")
+    loaded: PreTrainedModel = found.eval()
+    if loaded.can_generate() and (folder / "generation_config.json").is_file():
+        loaded.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return loaded
 
 

@@ -21,7 +21,8 @@ STEPS = 4  # at most so many tokens are decoded one by one
 
 def main(ids_file: str, out: str, *folders: str) -> None:
     """Load and run every folder."""
-    sys.modules["autoprune"] = None  # type: ignore[assignment]  # even where installed: importing it fails here
+    if not any(map(_in_int8, folders)):
+        sys.modules["autoprune"] = None  # type: ignore[assignment]  # even where installed: importing it fails here
     from safetensors.torch import load_file
 
     given = load_file(ids_file)
@@ -34,14 +35,23 @@ def _run(folder: str, given: dict[str, Tensor], to: Path) -> None:
     import transformers
     from safetensors.torch import save_file
 
-    auto = getattr(transformers, _auto(folder))
-    model: Any = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    if _in_int8(folder):  # nothing else reads it
+        from autoprune.export.checkpoint import load_checkpoint
+
+        model: Any = load_checkpoint(Path(folder), torch.float32)
+    else:
+        auto = getattr(transformers, _auto(folder))
+        model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
     model.eval()
     with torch.inference_mode():
         tensors = _decoded(model, given["ids"]) if "ids" in given else {"full": model(**given).logits}
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = {"parameters": str(count), "module": type(model).__module__}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, to, metadata=facts)
+
+
+def _in_int8(folder: str) -> bool:
+    return (Path(folder) / "int8").is_dir()
 
 
 def _auto(folder: str) -> str:

@@ -63,7 +63,10 @@ def prove(model: PreTrainedModel, folder: Path, ids: Probe, expected_parameters:
 
 
 def reload(folders: Sequence[Path], ids: Probe) -> list[Reloaded]:
-    """Run checkpoints in one fresh process that has transformers but not autoprune; raises ExportError."""
+    """Run checkpoints in one fresh process that has transformers but not autoprune; raises ExportError.
+
+    Only where weights are stored in int8 it has autoprune, too.
+    """
     if isinstance(ids, Tensor) and (ids.ndim != 2 or ids.shape[1] < 2):
         raise ExportError(f"a round trip needs ids of shape [batch, at least 2], not {list(ids.shape)}")
     probe = {"ids": ids} if isinstance(ids, Tensor) else ids
@@ -74,16 +77,25 @@ def reload(folders: Sequence[Path], ids: Probe) -> list[Reloaded]:
 
 
 def judge(
-    model: PreTrainedModel, folder: Path, ids: Probe, expected_parameters: int, seen: Reloaded
+    model: PreTrainedModel,
+    folder: Path,
+    ids: Probe,
+    expected_parameters: int,
+    seen: Reloaded,
+    expected_bytes: int | None = None,
 ) -> RoundTrip:
-    """Compare what the fresh process saw with `model`; raises ExportError naming the figure that is off."""
+    """Compare what the fresh process saw with `model`; raises ExportError naming the figure that is off.
+
+    `expected_bytes` of the weights in `folder`: those of the model's parameters, unless told.
+    """
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
     want, cached = _logits(model, ids, 0 if seen.cached is None else seen.cached.shape[1])
     trip = RoundTrip(
         max_logit_difference=_difference(seen.full, want),
         cached_difference=0.0 if seen.cached is None else _difference(seen.cached, cached),
         parameters=seen.parameters,
         file_bytes=sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
-        expected_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        expected_bytes=whole if expected_bytes is None else expected_bytes,
     )
     _check(trip, folder, expected_parameters)
     return trip
@@ -109,6 +121,9 @@ def _spawn(folders: list[str], place: str) -> None:
         "HF_MODULES_CACHE": str(Path(place) / "modules"),  # no stale modelling file
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
+    if any((Path(folder) / "int8").is_dir() for folder in folders):  # the package, wherever it stands
+        root, paths = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
     # -P: neither the script's folder nor the current one is searched for modules
     command = [sys.executable, "-P", str(script), str(Path(place) / "ids.safetensors"), place, *folders]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)

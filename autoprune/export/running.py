@@ -13,12 +13,14 @@ from torch import nn
 
 from autoprune.errors import KernelError
 from autoprune.export.checkpoint import family_of
+from autoprune.export.int8 import load_int8
 from autoprune.export.packed import load_packed
 from autoprune.models import FAMILIES, family_class
 from autoprune.models.layout import Layout
 from autoprune.pruning.masks.packing import Packed
 
 if TYPE_CHECKING:
+    from autoprune.kernels.int8 import Rounded
     from autoprune.kernels.selector import Selector
 
 FORMS = {"unstructured": "bitmap", "8x2": "blocks", "8x1": "blocks"}  # what kernels run, by pattern
@@ -26,7 +28,7 @@ FORMS = {"unstructured": "bitmap", "8x2": "blocks", "8x1": "blocks"}  # what ker
 
 @dataclass(frozen=True)
 class Replaced:
-    """How many masked (or dense) matrices run our way for few tokens and for many, of how many.
+    """How many masked (or dense, or int8) matrices run our way for few tokens and for many, of how many.
 
     `why`: what hindered the others.
     """
@@ -35,14 +37,14 @@ class Replaced:
     many: int
     of: int
     why: str = ""
-    what: Literal["masked", "dense"] = "masked"
+    what: Literal["masked", "dense", "int8"] = "masked"
 
     @property
     def text(self) -> str:
         """In words."""
         if not self.of:
             return f"no {self.what} matrices"
-        way = "packed" if self.what == "masked" else "on kernels"
+        way = {"masked": "packed", "dense": "on kernels", "int8": "in int8"}[self.what]
         said = f"{self.few} of {self.of} {self.what} matrices run {way} when decoding"
         said += f", {self.many} when reading a prompt"
         return f"{said} ({self.why})" if self.why else said
@@ -53,11 +55,21 @@ def run_loaded(model: Any, folder: Path) -> None:
     family = family_of(str(model.config.model_type))
     if family in FAMILIES and model.device.type == "cpu":
         layout = family_class(family).layout
-        model.autoprune_kernels = run_fast(model, layout, load_packed(folder), torch.get_num_threads())
+        given = load_packed(folder), torch.get_num_threads(), load_int8(folder)
+        model.autoprune_kernels = run_fast(model, layout, *given)
 
 
-def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], threads: int) -> str:
-    """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done."""
+def run_fast(
+    model: Any,
+    layout: Layout | None,
+    packed: Mapping[str, Packed],
+    threads: int,
+    int8: Mapping[str, Rounded] | None = None,
+) -> str:
+    """Let a model on the CPU run its masked matrices packed, its others on the best dense path; say what was done.
+
+    `int8`: linear maps, by module name, that are stored so; none of them is in `packed`.
+    """
     from autoprune.hardware.fingerprint import last_level_cache
     from autoprune.kernels import native
     from autoprune.kernels.decode import run_attention, run_norms
@@ -68,11 +80,10 @@ def run_fast(model: Any, layout: Layout | None, packed: Mapping[str, Packed], th
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     selector = Selector(threads, cold=size > (last_level_cache() or 0))
     done = [run_packed(model, layout, packed, selector)] if layout is not None and packed else []
+    done += [run_int8(model, int8, selector)] if int8 else []
     done.append(run_dense(model, selector))
     (norms, of), attention = run_norms(model, selector), run_attention(model, selector)
-    for module in model.modules():
-        if type(module).__module__.startswith("autoprune.kernels"):
-            native.settle(module)
+    native.settle(m for m in model.modules() if type(m).__module__.startswith("autoprune.kernels"))
     said = [one.text for one in done if one.of]
     said += [f"{norms} of {of} norms on kernels"] if of else []
     return "; ".join(said + (["attention of one token on a kernel"] if attention else []))
@@ -86,13 +97,29 @@ def run_dense(model: Any, selector: Selector) -> Replaced:
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
             continue
+        owner, _, attribute = name.rpartition(".")
+        if type(model.get_submodule(owner)).__module__.startswith("autoprune.kernels"):
+            continue  # the other way of a packed matrix: chosen already
         of += 1
         made = selector.dense(module)
         if made is not module:
             few, many = few + made.few, many + (made.many is not None)
-            owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, made)
     return Replaced(few, many, of, native.missing(), "dense")
+
+
+def run_int8(model: Any, maps: Mapping[str, Rounded], selector: Selector) -> Replaced:
+    """Replace linear maps in place by such that hold int8, each as the selector chooses; say what was done."""
+    from autoprune.kernels import native
+
+    few = many = 0
+    for name, matrix in maps.items():
+        made = selector.rounded(matrix, model.get_submodule(name).bias)
+        few, many = few + (made.few is not None), many + (made.many is not None)
+        owner, _, attribute = name.rpartition(".")
+        if made.few is not None or made.many is not None:
+            setattr(model.get_submodule(owner), attribute, made)
+    return Replaced(few, many, len(maps), native.missing(), "int8")
 
 
 def run_packed(model: Any, layout: Layout, packed: Mapping[str, Packed], selector: Selector) -> Replaced:

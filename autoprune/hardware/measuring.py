@@ -67,6 +67,7 @@ def measure_table(
         correction=dict.fromkeys(metrics_of(shape.task), (0.0, 1.0)),
         dense_ms={m: 1000 * s.median for m, s in samples["dense"].items()},
         dense_wall_ms={m: 1000 * s.wall_median for m, s in samples["dense"].items()},
+        graphs=tuple(m for m, s in samples["dense"].items() if s.graph),
         rounds=min(len(s.seconds) for of in samples.values() for s in of.values()),
     )
     return _corrected(table, plans, samples) if correction_plans else table

@@ -60,6 +60,9 @@ class LatencyTable:
     error: Mapping[str, HeldOut] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)  # the dense model, measured end to end
     dense_wall_ms: Mapping[str, float] = field(default_factory=dict)  # the same by the clock on the wall
+    graphs: Sequence[
+        str
+    ] = ()  # metrics that were timed by replaying CUDA graphs, on a GPU; the others were not
     rounds: int = 0  # in which the sentinel was quiet and every model was left in peace at least once
 
     @property
@@ -144,6 +147,7 @@ class LatencyTable:
                 data[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in data[name].items()}
             pairs = {m: data["correction"][m] for m in metrics_of(str(data["shape"].get("task", "text")))}
             data["correction"] = {metric: (float(a), float(b)) for metric, (a, b) in pairs.items()}
+            data["graphs"] = tuple(data.get("graphs", ()))
             data["error"] = {metric: HeldOut(**held) for metric, held in data["error"].items()}
             table = LatencyTable(**data)
             _check(table)

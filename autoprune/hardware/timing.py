@@ -32,13 +32,15 @@ SENTINEL = "sentinel"  # its item in a loop
 class Samples:
     """Seconds of one call, one per kept round; `rounds` says which, all when it is empty.
 
-    Items of one loop share their rounds: they can be paired. `wall` has the seconds by the clock on the wall.
+    Items of one loop share their rounds: they can be paired. `wall` has the seconds by the clock on the wall, `graph`
+    says that CUDA graphs were replayed.
     """
 
     seconds: tuple[float, ...]
     repeats: int = 1
     rounds: tuple[int, ...] = ()
     wall: tuple[float, ...] = ()
+    graph: bool = False
 
     @property
     def median(self) -> float:

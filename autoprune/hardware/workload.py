@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from autoprune.errors import SettingError
-from autoprune.hardware.timing import Progress, Samples, interleaved, torch_threads
+from autoprune.hardware.graphs import Replay, replayed
+from autoprune.hardware.timing import Call, Progress, Samples, interleaved, torch_threads
 
 METRICS = ("prefill", "decode")
 
@@ -93,6 +95,11 @@ class Decode:
         _forward(self.model, self.tokens[self.done], self.positions[self.done], self.cache)
         self.done += 1
 
+    def held(self) -> list[torch.Tensor]:
+        """What the next step reads of the cache, however often it is run."""
+        layers = [vars(layer).values() for layer in self.cache.layers]
+        return [value for values in layers for value in values if isinstance(value, torch.Tensor)]
+
 
 class Classify:
     """One forward of a classifier: of [batch, prefill_tokens] ids without padding, or of as many images."""
@@ -137,25 +144,33 @@ def sample_models(
 ) -> dict[str, dict[str, Samples]]:
     """Seconds per prefill and per decoded token (of the whole batch), all models in one interleaved loop.
 
-    The models are switched to evaluation mode. All of them are in memory at once, on one device.
+    The models are switched to evaluation mode. All of them are in memory at once, on one device. On a GPU calls are
+    replayed as CUDA graphs, of a metric all of them or none: the samples say which.
     """
     device = _one_device(models)
-    calls: dict[tuple[str, str], Timed] = {}
+    makers: dict[str, dict[str, Callable[[], Call]]] = {metric: {} for metric in METRICS}
+    for name, model in models.items():
+        model.train(False)
+        makers["prefill"][name] = partial(prefill, model, workload)
+        if model.can_generate():
+            makers["decode"][name] = partial(decode, model, workload)
+    steps = {"prefill": 1, "decode": workload.decode_steps}
     with torch_threads(workload.threads):
-        for name, model in models.items():
-            model.train(False)
-            calls[name, "prefill"] = prefill(model, workload)
-            if model.can_generate():
-                calls[name, "decode"] = decode(model, workload)
-    keys = {f"{metric} of {name}": (name, metric) for name, metric in calls}
-    items = {key: calls[pair] for key, pair in keys.items()}
+        calls = {metric: replayed(of, steps[metric], device) for metric, of in makers.items()}
+    keys = {
+        f"{metric} of {name}": (name, metric)
+        for name in models
+        for metric in METRICS
+        if name in calls[metric]
+    }
+    items = {key: calls[metric][name] for key, (name, metric) in keys.items()}
     rounds, threads = workload.rounds, workload.threads
     samples = interleaved(
         items, rounds, seed, threads, progress, device=device, allow_contended=allow_contended
     )
     found: dict[str, dict[str, Samples]] = {name: {} for name in models}
     for key, (name, metric) in keys.items():
-        found[name][metric] = samples[key]
+        found[name][metric] = replace(samples[key], graph=isinstance(items[key], Replay))
     return found
 
 

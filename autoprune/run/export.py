@@ -18,6 +18,7 @@ from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
+from autoprune.run.int8 import SETTING, check_int8, in_int8, test_figures, told
 from autoprune.run.prompts import HEADS_REFIT, REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
@@ -26,37 +27,49 @@ from autoprune.space import Plan, plan_cost
 
 if TYPE_CHECKING:
     from autoprune.export.roundtrip import Probe, RoundTrip
+    from autoprune.kernels.int8 import Rounded
     from autoprune.pruning.masks.packing import Packed
     from autoprune.recovery.distill import Distill
     from autoprune.run.pipeline import Run
     from autoprune.run.recovery import Recovered
     from autoprune.supernet import Ladders
 
+BYTES, TIMES = ("bytes_ratio",), ("prefill_ratio", "decode_ratio")
 SHOWN = (
     *("params_ratio", "params_total_ratio", "flops_ratio", "kv_ratio", "bytes_ratio"),
-    *("prefill_ratio", "decode_ratio"),
+    *TIMES,
     *("kl_test", "perplexity_test", "accuracy_test", "macro_f1_test", "calibration_error_test"),
 )
 TOKENS = 48  # length of the round trip's probe
 
 
 def export_plan(
-    run: Run, row: Mapping[str, Any], to: Path, refit: bool = False, recovery: Distill | None = None
+    run: Run,
+    row: Mapping[str, Any],
+    to: Path,
+    refit: bool = False,
+    recovery: Distill | None = None,
+    int8: bool = False,
 ) -> RoundTrip:
     """Write the checkpoint of a leaderboard row to `to`; raises ExportError when it does not come back equal.
 
     With `refit` its output projections are solved once more, in each other's company, if *selection* says that helps.
     With `recovery` it is then trained, and its figures go to the run's recovered.csv; StoppedError when the training
-    diverges, with the best weights written.
+    diverges, with the best weights written. With `int8` its linear maps are stored in int8; KernelError where no kernel
+    runs them.
     """
     from autoprune.export.checkpoint import check_destination, save_checkpoint
+    from autoprune.export.int8 import prove_int8, rounded_maps
     from autoprune.export.packed import pack_model, prove_packed
     from autoprune.export.roundtrip import prove
 
     to, run = check_destination(to), _with_ladders(run, row)
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
-    command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}" + " --refit" * refit
+    command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}"
+    command += " --refit" * refit + " --int8" * int8
+    if int8:
+        _check_int8(run, plan)
     if refit and isinstance(run.parts.ladders, StreamingLadders):
         raise SettingError(REFIT.format(setting="--refit"))
     if refit and isinstance(run.parts.ladders, HeadLadders):
@@ -72,15 +85,39 @@ def export_plan(
         }  # those of before stand beside it
         command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
     adapter: Any = run.parts.adapter
-    packed = pack_model(adapter, model, plan) if plan != plan.unmasked else {}
-    card = _card(run, plan, model, figures, command, outcome, packed)
-    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan, packed)
-    trip = prove(model, to, _probe(run), int(plan_cost(plan.unmasked, _analytic(run))["params_total"]))
+    packed = pack_model(adapter, model, plan) if plan != plan.unmasked and not int8 else {}
+    maps = rounded_maps(model, adapter.layout) if int8 else {}
+    if maps:
+        figures = _of_int8(run, figures, model, maps)
+    card = _card(run, plan, model, figures, command, outcome, packed, maps)
+    save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan, packed, maps)
+    parameters = int(plan_cost(plan.unmasked, _analytic(run))["params_total"])
+    probe = _probe(run)
+    trip = prove_int8(model, maps, to, probe, parameters) if maps else prove(model, to, probe, parameters)
     if packed:
         prove_packed(adapter, model, plan, to)
     if outcome is not None:
         finish(outcome, to)
     return trip
+
+
+def _check_int8(run: Run, plan: Plan) -> None:
+    from autoprune.export.int8 import check_masks
+
+    setting = SETTING if in_int8(run.cfg) else "--int8"
+    check_int8(run.parts, setting)
+    check_masks(plan, setting)
+
+
+def _of_int8(
+    run: Run, figures: Mapping[str, float], model: Any, maps: Mapping[str, Rounded]
+) -> dict[str, float]:
+    """What is still true of the figures when linear maps are in int8, and both ways' quality on *test*."""
+    gone = BYTES if in_int8(run.cfg) else (*BYTES, *TIMES)
+    kept = {name: value for name, value in figures.items() if name not in gone}
+    both = test_figures(run.parts, model, maps)
+    run.progress.say(told(both))
+    return kept | both
 
 
 def _with_ladders(run: Run, row: Mapping[str, Any]) -> Run:
@@ -118,8 +155,9 @@ def _card(
     command: str,
     outcome: Recovered | None,
     packed: Mapping[str, Packed],
+    maps: Mapping[str, Rounded],
 ) -> str:
-    from autoprune.export.card import masks_section, model_card
+    from autoprune.export.card import int8_section, masks_section, model_card
     from autoprune.models.load import auto_class
 
     whole = sum(p.rows * p.columns * p.tensors["values"].element_size() for p in packed.values())
@@ -134,8 +172,14 @@ def _card(
         heterogeneous=model.config.model_type != run.parts.adapter.shape.model_type,
         recovered="" if outcome is None else section(outcome),
         masked=masks_section(len(packed), whole, stored) if packed else "",
+        int8=int8_section(len(maps), _whole(maps), sum(m.bytes for m in maps.values())) if maps else "",
         auto=auto_class(model.config.architectures or [type(model).__name__]).__name__,
     )
+
+
+def _whole(maps: Mapping[str, Rounded]) -> int:
+    """Bytes of the linear maps before they were rounded."""
+    return sum(m.values.numel() * m.dtype.itemsize for m in maps.values())
 
 
 def choose(frame: pd.DataFrame, key: str | None, bounds: Mapping[str, object]) -> pd.Series:

@@ -17,6 +17,7 @@ from autoprune.objective import Split
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run import elsewhere
 from autoprune.run.finals import Entry
+from autoprune.run.int8 import in_int8
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
 from autoprune.space import Plan, Scalar
@@ -123,7 +124,8 @@ def facts(parts: Parts) -> dict[str, str]:
     from autoprune.kernels import native
 
     ours = parts.cfg.latency.kernels and parts.device.type == "cpu"
-    return {"kernels": native.instructions() if ours else "off"}
+    found = {"kernels": native.instructions() if ours else "off"}
+    return found | ({"weights": "int8"} if in_int8(parts.cfg) else {})
 
 
 def named_table(parts: Parts, path: Path) -> LatencyTable:
@@ -311,13 +313,15 @@ def as_exported(
     model = parts.build(plan, ladders)
     if model.device.type != "cpu" or not parts.cfg.latency.kernels:
         return model
+    from autoprune.export.int8 import rounded_maps
     from autoprune.export.packed import pack_model
     from autoprune.export.running import run_fast
 
     adapter: Any = parts.adapter
-    packed = {} if plan == plan.unmasked else pack_model(adapter, model, plan)
-    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads))
-    if packed and progress is not None:
+    maps = rounded_maps(model, adapter.layout) if in_int8(parts.cfg) else {}
+    packed = {} if maps or plan == plan.unmasked else pack_model(adapter, model, plan)
+    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads), maps)
+    if (packed or maps) and progress is not None:
         progress.say(f"{plan.key}: {said}")
     return model
 

@@ -17,6 +17,7 @@ from autoprune.run import folder
 from autoprune.run.export import export_plan
 from autoprune.run.finalists import items_of
 from autoprune.run.finals import Entry
+from autoprune.run.int8 import in_int8
 from autoprune.run.keeping import ABOVE, AIM
 from autoprune.run.latency import origin
 from autoprune.run.proxies import write_proxies
@@ -230,7 +231,7 @@ def _export_best(run: Run, frame: pd.DataFrame) -> None:
     for to, row in wanted.items():
         if not to.exists():
             with run.progress.stage(f"exporting {to.relative_to(run.path)}/"):
-                export_plan(run, row, to, bool(run.cfg.export.refit), recovery)
+                export_plan(run, row, to, bool(run.cfg.export.refit), recovery, in_int8(run.cfg))
     if recovery is not None:
         leaderboard.write(frame, run.path)
 

@@ -17,6 +17,7 @@ from autoprune.run.checks import check_budget, check_dense, estimate
 from autoprune.run.choosing import shared_of
 from autoprune.run.finalists import prepare_finals
 from autoprune.run.hosting import hosting
+from autoprune.run.int8 import check_int8, in_int8
 from autoprune.run.keeping import Correction, KeptDriver, latencies
 from autoprune.run.latency import latency_table, measure_front
 from autoprune.run.outputs import write_outputs
@@ -159,6 +160,8 @@ def open_run(path: Path, cfg: DictConfig, progress: Progress) -> Run:
 def _open(cfg: DictConfig, path: Path, progress: Progress) -> Run:
     parts = open_parts(cfg, progress)
     check_recovery(parts)
+    if in_int8(cfg):
+        check_int8(parts)
     prepare_finals(parts)
     table = _table(parts, path, progress)
     space = parts.space(table)

@@ -37,6 +37,9 @@ def describe(table: LatencyTable) -> str:
         f"batch {work.batch}, prefill of {work.prefill_tokens} tokens, decode from {work.context}, {table.dtype}, "
         f"{work.threads} threads, {table.rounds} of {work.rounds} rounds"
     )
+    if table.fingerprint.get("gpu"):
+        ways = [f"{m} {'replayed as CUDA graphs' if m in table.graphs else 'eagerly'}" for m in table.metrics]
+        lines.append(f"timed {', '.join(ways)}")
     for metric, held in table.error.items():
         a, b = table.correction[metric]
         lines.append(

@@ -192,6 +192,7 @@ TORCH_LIBRARY(autoprune, library) {
   library.def("read_all(Tensor x) -> float");
   library.def("large_pages(Tensor x) -> bool");
   library.def("products(int rounds, bool narrow) -> int", [](int64_t rounds, bool narrow) { return autoprune::products(rounds, narrow); });
+  library.def("team() -> int", [] { return static_cast<int64_t>(autoprune::team(at::get_num_threads())); });
   library.def("cpu_level() -> int", [] { return static_cast<int64_t>(autoprune::level()); });
 }
 

@@ -54,6 +54,13 @@ AVX512 float products_f32(int64_t rounds) {
 
 }  // namespace
 
+int team(int threads) {
+  int found = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : found)
+  found += 1;
+  return found;
+}
+
 int64_t products(int64_t rounds, bool narrow) {
   if (level() < (narrow ? 3 : 2)) return 0;
   volatile float kept = narrow ? products_bf16(rounds) : products_f32(rounds);

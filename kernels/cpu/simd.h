@@ -91,6 +91,8 @@ float bytes_of(const T* x, uint8_t* q, int64_t size, int most);
 
 // Products and sums on one core as fast as it goes; how many operations that were, 0 where it has no instruction for them.
 int64_t products(int64_t rounds, bool narrow);
+// How many threads come where so many are wanted.
+int team(int threads);
 // The sum of `count` values: every byte is read once.
 float read_f32(const float* x, int64_t count, int threads);
 

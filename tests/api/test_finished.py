@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from autoprune.kernels import native
 
 import autoprune
-from autoprune.errors import SettingError
+from autoprune.errors import AutopruneError, SettingError
 from autoprune.front import Front
 from autoprune.hardware.table import LatencyTable
 from autoprune.ledger import Ledger
@@ -212,3 +214,37 @@ def test_an_export_may_be_refit_once_more(front: Front, tmp_path: Path) -> None:
     moved = {n for n in ours if not ours[n].equal(theirs[n])}
     assert "--refit" in (tmp_path / "again" / "README.md").read_text()
     assert moved and all("proj" in n for n in moved)
+
+
+def test_an_export_may_be_in_int8(front: Front, tmp_path: Path) -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+    row = front.frame().query("name == 'front'").iloc[-1]
+    to = autoprune.export(front.folder, key=row["key"], to=tmp_path / "small", int8=True)
+    card = (to / "README.md").read_text()
+    figures = {
+        name: float(re.search(rf"\| {name} \| (\S+) \| test", card)[1])
+        for name in ("kl", "kl fp32", "kl int8")
+    }  # type: ignore[index]
+    assert abs(figures["kl"] - figures["kl fp32"]) < 1e-3 and figures["kl int8"] != figures["kl fp32"]
+    assert "--int8" in card and "decode ratio" not in card and "bytes ratio" not in card
+    loaded = autoprune.load(to)
+    stored = (to / "int8/model.safetensors").stat().st_size
+    assert "int8 matrices" in loaded.autoprune_kernels and not (to / "model.safetensors").exists()
+    assert stored < 0.8 * sum(p.nbytes for p in autoprune.load(to, kernels=False).parameters())
+
+
+def test_int8_is_refused_at_the_start_where_it_cannot_be_had(given: Any, tmp_path: Path) -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+    for space, settings, says in (
+        ("structured", ("latency.kernels=false",), "latency.kernels=false measures without any"),
+        (
+            "structured",
+            ("evaluator=[perplexity]", "objectives=[perplexity,params]"),
+            "add divergence to evaluator",
+        ),
+        ("sparsity", ("space.sparsity.pattern=8x1",), "no int8 kernel for the pattern 8x1"),
+    ):
+        with pytest.raises(AutopruneError, match=f"^export.int8=true.*{says}"):
+            given.search(tmp_path / space, "export.int8=true", *settings, space=space)

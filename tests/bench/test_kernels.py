@@ -14,6 +14,7 @@ from autoprune.kernels.selector import Selector
 from autoprune.bench import decode, kernels
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.hardware import timing
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,27 @@ def test_single_matrices(tmp_path: Any, capsys: Any) -> None:
     assert "| 64x128 | torch, dynamically quantised |" in table and "| 64x128 | our kernel |" in table
 
 
+def test_several_threads_are_used_and_shown(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    real = SparseLinear.forward
+    monkeypatch.setattr(
+        SparseLinear, "forward", lambda self, x: (seen.append(torch.ops.autoprune.team()), real(self, x))[1]
+    )
+    try:
+        kernels.main(["--sizes", "64x128", "--threads", "2", "--to", str(tmp_path / "k.md")])
+    finally:
+        torch.set_num_threads(before)
+    table = (tmp_path / "k.md").read_text()
+    assert "1 and 2 threads of the kernels" in table and "| us on 2 |" in table and {1, 2} == set(seen)
+    assert all(f"| 64x128 | {row} |" in table for row in ("ours", "8x2 blocks, 50 % gone", "reading alone"))
+    with pytest.raises(SettingError, match="--threads 0 must be at least 1"):
+        kernels.main(["--threads", "0"])
+    monkeypatch.setattr(torch.ops.autoprune, "team", lambda: 1)
+    with pytest.raises(MeasurementError, match="run on 1 of 2 threads"):
+        kernels.main(["--threads", "2", "--sizes", "64x128"])
+    torch.set_num_threads(before)
+
+
 def test_a_whole_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Selector, "_timed", lambda *_: 2.0)
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
@@ -49,6 +71,35 @@ def test_a_whole_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         "| transformers, bf16 |" in to.read_text()
         and "| 8x2 blocks, 70 % gone, as loaded |" in to.read_text()
+        and "| dense in int8, as loaded |" in to.read_text()
+    )
+
+
+def test_the_quality_of_the_same_pattern(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(tiny.text())
+    model, to = tiny.save(tiny.llama(1, noise=0.1), tmp_path / "trained"), tmp_path / "q.md"
+    given = [
+        "--quality",
+        str(model),
+        "--data",
+        str(tmp_path / "text.txt"),
+        "--tokens",
+        "1024",
+        "--windows",
+        "2",
+    ]
+    decode.main([*given, "--to", str(to)])
+    rows = [
+        line.split(" | ") for line in to.read_text().splitlines() if line.startswith(("| dense", "| 8x2"))
+    ]
+    kls = [float(row[1]) for row in rows]
+    assert [row[0] for row in rows] == ["| dense", *(f"| 8x2 blocks, {g} % gone" for g in (50, 70, 90))]
+    assert (
+        abs(kls[0]) < 1e-4
+        and kls == sorted(kls)
+        and kls[1] > 0.001
+        and "trained, a trained model" in to.read_text()
     )
 
 

@@ -20,8 +20,8 @@ OPTIONS = {
         "[--csv FILE] [--md FILE] [--html FILE] [--by COLUMN] [--reverse] [--where COND] [--cost COLUMN] "
         "[--all] DIR [DIR ...]"
     ),
-    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--recovery NAME] "
-    "[--recovery-steps N] [--trust] DIR",
+    "export": "(--key K | --params 0.6x | --prefill 0.6x | --decode 0.6x) --to OUT [--refit] [--int8] "
+    "[--recovery NAME] [--recovery-steps N] [--trust] DIR",
     "recover": "--teacher MODEL --data DATA --to OUT [--seed S] [--recovery-steps N] "
     "CHECKPOINT [key=value ...]",
     "profile": "[--to FILE] MODEL [key=value ...]",

@@ -10,6 +10,8 @@ import pytest
 import torch
 from autoprune.kernels import dense, native
 from autoprune.kernels.dense import FEW, DenseLinear
+from autoprune.kernels.linear import SparseLinear
+from autoprune.kernels.packing import bitmap_of
 from autoprune.kernels.selector import GAIN, PROMPTS, SMALLEST, Selector
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,11 +147,27 @@ def test_operators_keep_torch_s_rules_and_compile(kernels: Any) -> None:
 
 
 def test_weights_in_large_pages_are_the_same_weights(kernels: Any) -> None:
-    layer = linear(torch.float32, 1024, 2048)
-    before, place = layer.weight.clone(), layer.weight.data_ptr()
-    assert native.settle(layer) in (0, 1)  # the system may have none
-    assert layer.weight.data_ptr() == place and torch.equal(layer.weight, before)
-    assert native.settle(linear(torch.float32)) == 0 and not kernels.large_pages(before[:, ::2])
+    layer, small = linear(torch.float32, 1024, 2048), linear(torch.float32)
+    before, places = layer.weight.clone(), [m.weight.data_ptr() for m in (layer, small)]
+    tied = torch.nn.Embedding(1, 1)
+    tied.weight = layer.weight
+    assert native.settle([layer, small]) in (0, 1)  # the system may have none
+    assert layer.weight.data_ptr() % native.PAGE == 0 and torch.equal(layer.weight, before)
+    assert layer.weight.data_ptr() != places[0] and small.weight.data_ptr() == places[1]
+    assert tied.weight is layer.weight and not kernels.large_pages(before[:, ::2])
+
+
+def test_small_packed_matrices_fill_large_pages_together(kernels: Any) -> None:
+    weight = torch.randn(512, 1024).bfloat16() * (torch.rand(512, 1024) < 0.5)
+    layers = [SparseLinear("bitmap", bitmap_of(weight), 512, 1024) for _ in range(6)]
+    x = torch.randn(1, 1024).bfloat16()
+    before = [layer(x) for layer in layers]
+    assert native.settle(layers) in (0, 18)
+    first = layers[0].values.data_ptr()
+    assert first % native.PAGE == 0
+    assert all(0 < layer.values.data_ptr() - first < 6 << 20 for layer in layers[1:])
+    assert all(torch.equal(layer(x), was) for layer, was in zip(layers, before, strict=True))
+    assert native.settle(layers[:1]) == 0, "less than a page is left where it is"
 
 
 def test_without_kernels_it_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from autoprune.kernels import native
-from autoprune.kernels.int8 import TOP, Int8Linear, rounded_rows
+from autoprune.kernels.int8 import TOP, Int8Linear, rounded, rounded_rows
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,7 +43,7 @@ def exact(layer: Int8Linear, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_matrices_of_all_sizes(kernels: Any, level: int, sparse: bool) -> None:
     for rows, columns in SIZES:
-        layer = Int8Linear(matrix(rows, columns), sparse=sparse)
+        layer = Int8Linear(rounded(matrix(rows, columns)), sparse=sparse)
         run = kernels.bitmap8_linear if sparse else kernels.int8_linear
         packed = (layer.index, layer.start) if sparse else ()
         sizes = (rows, columns) if sparse else ()
@@ -62,19 +62,22 @@ def test_matrices_of_all_sizes(kernels: Any, level: int, sparse: bool) -> None:
 def test_what_it_holds_is_the_matrix_but_for_rounding(kernels: Any) -> None:
     weight = matrix(40, 200)
     for sparse in (False, True):
-        layer = Int8Linear(weight, sparse=sparse)
+        layer = Int8Linear(rounded(weight), sparse=sparse)
         assert float((layer.to_dense() - weight).abs().amax(1).max()) <= float(weight.abs().max()) / TOP
         assert not bool(layer.to_dense()[weight == 0].any())
         x = torch.randn(2, 200)
         wanted = x.double() @ weight.double().t()
         assert float((layer(x).double() - wanted).norm() / wanted.norm()) < 0.02
-    assert Int8Linear(weight, sparse=True).stored_bytes < 0.75 * Int8Linear(weight).stored_bytes
+    assert (
+        Int8Linear(rounded(weight), sparse=True).stored_bytes
+        < 0.75 * Int8Linear(rounded(weight)).stored_bytes
+    )
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_any_leading_shape_strides_and_a_bias(kernels: Any, sparse: bool) -> None:
     bias, wide = torch.randn(40), torch.randn(2, 3, 128)
-    layer = Int8Linear(matrix(40, 64), bias, sparse)
+    layer = Int8Linear(rounded(matrix(40, 64)), bias, sparse)
     for x in (wide[..., ::2], wide[..., :64], wide[0, 0, :64], torch.randn(64, 3).t(), torch.zeros(1, 64)):
         out = layer(x)
         assert out.shape == (*x.shape[:-1], 40)
@@ -83,7 +86,7 @@ def test_any_leading_shape_strides_and_a_bias(kernels: Any, sparse: bool) -> Non
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_operators_keep_torch_s_rules_and_compile(kernels: Any, sparse: bool) -> None:
-    layer, x = Int8Linear(matrix(24, 64), sparse=sparse), torch.randn(3, 64)
+    layer, x = Int8Linear(rounded(matrix(24, 64)), sparse=sparse), torch.randn(3, 64)
     of = (layer.scale, layer.sums)
     if sparse:
         torch.library.opcheck(
@@ -97,7 +100,7 @@ def test_operators_keep_torch_s_rules_and_compile(kernels: Any, sparse: bool) ->
 @pytest.mark.parametrize("sparse", [False, True])
 def test_without_kernels_it_runs_on_torch(monkeypatch: pytest.MonkeyPatch, sparse: bool) -> None:
     monkeypatch.setattr(native, "missing", lambda: "none here")
-    layer, x = Int8Linear(matrix(24, 64), sparse=sparse), torch.randn(3, 64)
+    layer, x = Int8Linear(rounded(matrix(24, 64)), sparse=sparse), torch.randn(3, 64)
     assert torch.equal(layer(x), functional.linear(x, layer.to_dense()))
 
 
@@ -108,6 +111,6 @@ def test_rows_have_scales_of_their_own() -> None:
 
 def test_what_cannot_be_rounded_is_refused() -> None:
     with pytest.raises(KernelError, match="not torch.float64"):
-        Int8Linear(torch.zeros(2, 3).double())
+        rounded(torch.zeros(2, 3).double())
     with pytest.raises(KernelError, match="infinite values or NaN"):
-        Int8Linear(torch.tensor([[1.0, float("nan")]]))
+        rounded(torch.tensor([[1.0, float("nan")]]))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from autoprune.kernels import build, native
+from autoprune.kernels.dense import DenseLinear
+from autoprune.kernels.int8 import Int8Linear, rounded
 from autoprune.kernels.linear import SparseLinear
 from autoprune.kernels.packing import bitmap_of, blocks_of
 from torch import Tensor
@@ -119,16 +121,22 @@ def test_gradients_go_through_torch(kernels: Any, form: Any) -> None:
 
 
 def test_two_threads_give_what_one_gives(kernels: Any) -> None:
-    weight = sparse(512, 256, "blocks", torch.bfloat16)
-    layer, x = SparseLinear("blocks", packed(weight, "blocks"), 512, 256), torch.randn(40, 256).bfloat16()
-    before, one = torch.get_num_threads(), layer(x)
-    try:
-        torch.set_num_threads(2)
-        assert torch.equal(layer(x), one) and torch.equal(layer(x[:1]), one[:1]) is torch.equal(
-            layer(x[:1]), one[:1]
-        )
-    finally:
-        torch.set_num_threads(before)
+    """Bit for bit, of every kernel for one token and for many; and there are two."""
+    blocks, free = (sparse(520, 256, form, torch.bfloat16) for form in ("blocks", "bitmap"))
+    dense = torch.nn.Linear(256, 520, dtype=torch.bfloat16)
+    layers = [SparseLinear("blocks", packed(blocks, "blocks"), 520, 256), DenseLinear(dense)]
+    layers += [SparseLinear("bitmap", packed(free, "bitmap"), 520, 256)]
+    layers += [Int8Linear(rounded(free), sparse=bits) for bits in (False, True)]
+    x, before = torch.randn(40, 256).bfloat16(), torch.get_num_threads()
+    with torch.inference_mode():
+        one, found = [layer(t) for layer in layers for t in (x, x[:1])], []
+        try:
+            torch.set_num_threads(2)
+            assert kernels.team() == 2
+            found = [layer(t) for layer in layers for t in (x, x[:1])]
+        finally:
+            torch.set_num_threads(before)
+    assert all(map(torch.equal, found, one)) and found
 
 
 def test_without_kernels_layers_run_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:

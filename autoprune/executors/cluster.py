@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -153,7 +154,7 @@ class Cluster:
             return
         check_address(self._address)
         try:
-            ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
             raise SettingError(f"executor.address={self._address}: no Ray answers there ({line})") from error

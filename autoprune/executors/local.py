@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -27,6 +28,7 @@ class Shared:
     def __init__(self) -> None:
         self._cpus = 0
         self._keeper: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def provide(self, cpus: int) -> None:
         """Have one with so many CPUs, or raise what Ray raises."""
@@ -50,7 +52,6 @@ class Shared:
             self._keeper = None
 
     def _keep(self) -> None:
-        self._error: BaseException | None
         with ExitStack() as held:
             try:
                 _start(held, self._cpus)
@@ -117,7 +118,7 @@ def _begin(held: ExitStack, cpus: int) -> None:
         include_dashboard=False,
         _temp_dir=str(folder),
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
 
 

@@ -243,7 +243,7 @@ def _start(held: ExitStack, cpus: int, address: str | None) -> None:
     local.leave()
     check_address(address)
     held.callback(ray.shutdown)
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _unfinished(folder: Path) -> list[dict[str, Any]]:

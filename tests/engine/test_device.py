@@ -30,7 +30,7 @@ from tests import families, tiny
 from tests.made_up_gpu import GPU, made_up_gpu
 
 WORDS = ("window=16", "sequences=4", "calibration.tokens=128", "latency.mode=off", "quiet=true", "out=unused")
-FIDELITY = Fidelity(Split.FITNESS, (1, 7))  # two micro-batches, the last one short
+FIDELITY = Fidelity(Split.FITNESS, (1, 6))  # two micro-batches, the last one short
 PROXIES = (
     "activation_distance,agreement,bits_per_byte,block_influence,full_divergence,head_confidence,saliency"
 )
@@ -38,8 +38,14 @@ CASES = {
     "refit": ("llama", f"evaluator=[divergence,perplexity,{PROXIES}]"),
     "nested": ("gpt2", "calibration.ladder=nested", "calibration.criterion=flap", "calibration.bias=true"),
     "reference": ("llama", "calibration.reference=owl@0.6", "calibration.criterion=random"),
-    "sparsegpt": ("llama", "space=[sparsity]", "space.sparsity.pattern=4"),
-    "gradients": ("llama", "space=[sparsity]", "calibration.mask=fisher", "calibration.criterion=llm_pruner"),
+    "sparsegpt": ("llama", "space=[sparsity]", "space.sparsity.pattern=4", "space.sparsity.matrices=[o,up]"),
+    "gradients": (
+        "llama",
+        "space=[sparsity]",
+        "space.sparsity.matrices=[o,up]",
+        "calibration.mask=fisher",
+        "calibration.criterion=llm_pruner",
+    ),
     "heads": ("llama", "space=[heads]"),
     "streaming": ("llama", "space=[kv_cache]", "space.kv_cache.policy=streaming"),
     "accumulated": ("llama", "space=[kv_cache]", "space.kv_cache.policy=accumulated"),
@@ -79,7 +85,7 @@ def scores(model: Any, folder: Path, words: tuple[str, ...]) -> tuple[Parts, lis
 
 def plans(parts: Parts) -> list[Plan]:
     space, rng = parts.space(None), np.random.default_rng(0)
-    found = [Candidate(tuple(value(gene, rng) for gene in space.genes)) for _ in range(3)]
+    found = [Candidate(tuple(value(gene, rng) for gene in space.genes)) for _ in range(2)]
     return [space.decode(c) for c in (space.dense, *found)]
 
 

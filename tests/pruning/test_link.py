@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autoprune.pruning import link
+from autoprune.pruning.feed import SHARED, DenseBlocks
 from tests.made_up_gpu import GPU, OnGpu, made_up_gpu
 
 
@@ -69,3 +70,12 @@ def test_on_the_cpu_it_is_a_copy_with_the_same_strides() -> None:
     got = link.Link(torch.device("cpu")).send({"up": source}).received()["up"]
     assert torch.equal(got, source) and got.stride() == source.stride()
     assert got.data_ptr() != source.data_ptr()
+
+
+def test_dense_blocks_are_read_ahead_as_far_as_there_is_room() -> None:
+    full: Any = {(block, "ffn"): {"up": torch.full((4,), float(block))} for block in range(4)}
+    dense = DenseBlocks(full, 3 * 16, torch.device("cpu"))
+    assert dense[0, "ffn"]["up"].tolist() == [0.0] * 4
+    assert set(dense._feed.reads) == {(block, "ffn", SHARED) for block in range(3)}
+    assert [float(dense[site]["up"][0]) for site in dense] == [0.0, 1.0, 2.0, 3.0]
+    assert set(dense._feed.reads.values()) == {1}

@@ -82,6 +82,7 @@ def parts(folder: Path) -> Any:
         cfg=SimpleNamespace(latency=SimpleNamespace(**LATENCY), threads=1),
         cache=Cache(folder / "cache"),
         loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
+        device=model.device,
         adapter=adapter,
         ladders=None,
         options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),

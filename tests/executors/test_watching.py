@@ -44,7 +44,7 @@ def test_a_machine_that_is_off_counts_as_gone_after_some_time(monkeypatch: pytes
         tried.append(at)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(watching.socket, "create_connection", silent)
+    monkeypatch.setattr(socket, "create_connection", silent)
     monkeypatch.setattr(watching, "SILENT", 0.3)
     watch = watching.Watch("[::1]:6379")
     until(lambda: len(tried) > 2)

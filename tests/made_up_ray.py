@@ -72,7 +72,6 @@ class World:
     micro: int | None = None
     smaller: list[tuple[list[int], int]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
-    watched: bool = False
     lost: Exception | None = None  # what a look for the head says
 
     def hangs(self, call: Call) -> bool:

@@ -125,7 +125,7 @@ class Ray:
         """Results as their last pieces come in; ends early when `timeout` seconds bring none."""
         import ray
 
-        self._since = time.monotonic()
+        self._since = self._since or time.monotonic()
         end = None if timeout is None else time.monotonic() + timeout
         while self._queue or any(call.task for call in self._running.values()):
             self._hand_out()
@@ -163,14 +163,14 @@ class Ray:
         """Workers that have not answered yet: what they are asked next, they do after that."""
         return [call.worker for call in self._running.values()]
 
-    def _patience(self, end: float | None) -> float | None:
+    def _patience(self, end: float | None) -> float:
         """Seconds to wait for an answer: until the caller, or the limit of a piece, or the user wants to know more."""
         marks = [call.due for call in self._running.values() if call.due is not None]
         marks += [end] if end is not None else []
         now = time.monotonic()
         marks += [] if self._started or self._told else [self._since + WAITING]
-        marks += [now + PULSE] if self._cluster is not None and self._cluster.watched else []
-        return max(0.0, min(marks) - now) if marks else None
+        marks.append(now + PULSE)
+        return max(0.0, min(marks) - now)
 
     def _hand_out(self) -> None:
         assert self._cluster is not None, "open() comes first"

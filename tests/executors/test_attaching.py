@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from autoprune.errors import SettingError
 from autoprune.executors.attaching import check_address
+from tests.ray_head import head, head_port
 
 TOKEN, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as at:
-        at.bind(("127.0.0.1", 0))
-        return int(at.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -64,39 +59,10 @@ def test_a_service_that_is_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray that asks for a token; a session of its own, so that all of it can be ended."""
-    import tempfile
-
-    port = next(p for p in iter(free_port, 0) if p > 20_000)  # below are the workers' own
-    words = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"),
-        *("--num-cpus=1", "--include-dashboard=false", "--object-store-memory=80000000"),
-    ]
-    with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder:
-        environment = {
-            **os.environ,
-            **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"},
-        }
-        quiet = subprocess.DEVNULL
-        head = subprocess.Popen(
-            [*words, f"--temp-dir={folder}"],
-            env=environment,
-            stdout=quiet,
-            stderr=quiet,
-            start_new_session=True,
-        )
-        try:
-            address, deadline = f"127.0.0.1:{port}", time.monotonic() + 60
-            while not any(Path(folder).glob("session_latest/sockets/raylet*")):
-                assert head.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
-            yield address
-        finally:
-            os.killpg(head.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                head.wait(5)
-            with suppress(ProcessLookupError):
-                os.killpg(head.pid, signal.SIGKILL)
-            head.wait(60)
+    port = head_port()
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder, head(Path(folder), port, access):
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.mark.ray

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,8 +72,8 @@ def test_sockets_fit_below_the_longest_temporary_folder(user: str, monkeypatch: 
     socket = "/ray-12345678/session_2026-01-02_03-04-05_123456_1234567/sockets/plasma_store"
     for length in range(5, 60):
         root = "/" + "x" * (length - 1)
-        monkeypatch.setattr(local.tempfile, "gettempdir", lambda root=root: root)
-        monkeypatch.setattr(local.os, "getuid", lambda: int(user))
+        monkeypatch.setattr(tempfile, "gettempdir", lambda root=root: root)
+        monkeypatch.setattr(os, "getuid", lambda: int(user))
         monkeypatch.setattr(Path, "mkdir", lambda *given, **named: None)
         monkeypatch.setattr(Path, "stat", lambda path: type("Stat", (), {"st_uid": int(user)}))
         folder = str(local._temporary())

@@ -44,7 +44,7 @@ def test_a_machine_that_is_off_counts_as_gone_after_some_time(monkeypatch: pytes
         tried.append(at)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(watching.socket, "create_connection", silent)
+    monkeypatch.setattr(socket, "create_connection", silent)
     monkeypatch.setattr(watching, "SILENT", 0.3)
     watch = watching.Watch("[::1]:6379")
     until(lambda: len(tried) > 2)
@@ -58,7 +58,7 @@ def test_a_run_whose_head_has_gone_stops_instead_of_waiting(world: World) -> Non
     executor = Ray(workers=2)
     executor.open(None, SPEC)  # type: ignore[arg-type]
     assert all(r.ok for r in run(executor, jobs([8, 16])).values())
-    world.lost = StoppedError("executor=ray: the Ray at … has gone")
+    world.lost = StoppedError("executor=ray: the Ray started here has gone")
     with pytest.raises(StoppedError, match="has gone"):
         run(executor, jobs([8]))
 
@@ -68,6 +68,6 @@ def test_between_two_looks_nobody_is_told_that_workers_are_slow_to_start(world: 
     executor = Ray(workers=2)
     executor.say = said.append
     executor.open(None, SPEC)  # type: ignore[arg-type]
-    world.watched, world.slow = True, True
+    world.slow = True
     executor.submit(jobs([8]))
     assert list(executor.results(timeout=2.5)) == [] and said == []

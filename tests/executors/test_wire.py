@@ -36,12 +36,12 @@ def test_outcomes_of_all_kinds_come_back_in_their_order_with_their_bits() -> Non
     assert [_plain(o) for o in back.outcomes] == [_plain(o) for o in sent]
 
 
-def test_a_batch_of_plans_is_small_on_its_way() -> None:
-    """Plans share their sublayers; sent one by one they would take ten times as much."""
-    plans = [Plan.of([(2, 48)] * 12)] * 2
-    shared = [Plan(plans[0].sublayers) for _ in range(64)]
-    fidelity = Fidelity(Split.FITNESS, (0, 4))
-    assert len(Asked(shared, fidelity).packed()) < 2 * len(Asked(plans, fidelity).packed())
+def test_sublayers_that_plans_share_go_once() -> None:
+    one, fidelity = Plan.of([(2, 48)] * 12), Fidelity(Split.FITNESS, (0, 4))
+    shared = Asked([Plan(one.sublayers) for _ in range(64)], fidelity)
+    own = Asked([Plan.of([(2, 48)] * 12) for _ in range(64)], fidelity)
+    assert 5 * len(shared.packed()) < len(own.packed())
+    assert Asked.unpacked(shared.packed()) == Asked.unpacked(own.packed()) == own
 
 
 def _plain(outcome: Scores | Failure) -> object:

@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back, as one lump of bytes each way.
+"""What goes to a worker and what comes back, as one lump of bytes each way: JSON, and arrays as they lie in memory.
 
 Ray takes arguments apart: each plan passes through its own pickler, which is written in Python, and each array becomes
 a buffer of its own. For a batch of 64 plans that was most of what a batch costs the run's own process.
@@ -6,19 +6,22 @@ a buffer of its own. For a batch of 64 plans that was most of what a batch costs
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.objective import Fidelity
-from autoprune.space import Plan
+from autoprune.objective import Fidelity, Split
+from autoprune.space import Plan, SublayerPlan
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Failure, Scores
+
+SIZE = 8  # bytes: of the number before the JSON, and what arrays are aligned to
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,25 @@ class Asked:
     sequences: int | None = None
 
     def packed(self) -> bytes:
-        """For the way there; the sublayers alone, which plans share, take half the time of the plans."""
-        fields = ([plan.sublayers for plan in self.plans], self.fidelity, self.sequences)
-        return pickle.dumps(fields, protocol=5)
+        """For the way there; sublayers, which plans share, are sent once."""
+        distinct = {id(s): s for plan in self.plans for s in plan.sublayers}
+        place = {number: index for index, number in enumerate(distinct)}
+        fields = {
+            "sublayers": [(s.kind, s.settings) for s in distinct.values()],
+            "plans": [[place[id(s)] for s in plan.sublayers] for plan in self.plans],
+            "fidelity": (self.fidelity.split.value, *self.fidelity.windows),
+            "sequences": self.sequences,
+        }
+        return json.dumps(fields).encode()
 
     @staticmethod
     def unpacked(lump: bytes) -> Asked:
         """Once there."""
-        plans, fidelity, sequences = pickle.loads(lump)
-        return Asked([Plan(sublayers) for sublayers in plans], fidelity, sequences)
+        fields = json.loads(lump)
+        distinct = [SublayerPlan(kind, tuple((n, v) for n, v in s)) for kind, s in fields["sublayers"]]
+        plans = [Plan(tuple(distinct[index] for index in plan)) for plan in fields["plans"]]
+        split, first, last = fields["fidelity"]
+        return Asked(plans, Fidelity(Split(split), (first, last)), fields["sequences"])
 
 
 @dataclass(frozen=True)
@@ -52,15 +65,27 @@ class Scored:
 
     def packed(self) -> bytes:
         """For the way back; the values of all plans that have the same metrics as one array a metric."""
-        groups = [list(group) for _, group in groupby(self.outcomes, _layout)]
-        fields = ([_columns(group) for group in groups], self.runs, self.naive_runs, self.thread_seconds)
-        return pickle.dumps(fields, protocol=5)
+        groups = [_columns(list(group)) for _, group in groupby(self.outcomes, _layout)]
+        telemetry = (self.runs, self.naive_runs, self.thread_seconds)
+        header = json.dumps(([told for told, _ in groups], telemetry), default=float).encode()
+        header += b" " * (-len(header) % SIZE)
+        return b"".join(
+            [len(header).to_bytes(SIZE, "big"), header, *(part for _, data in groups for part in data)]
+        )
 
     @staticmethod
     def unpacked(lump: bytes) -> Scored:
         """Back here."""
-        groups, *telemetry = pickle.loads(lump)
-        return Scored([outcome for group in groups for outcome in _outcomes(group)], *telemetry)
+        at = SIZE + int.from_bytes(lump[:SIZE], "big")
+        groups, telemetry = json.loads(lump[SIZE:at])
+        outcomes: list[Scores | Failure] = []
+        for group in groups:
+            columns = {}
+            for name, kind, shape in group["columns"]:
+                array = np.frombuffer(lump, kind, prod(shape), at)
+                columns[name], at = array.reshape(shape), at + array.nbytes
+            outcomes += _outcomes(columns, group["rest"])
+        return Scored(outcomes, *telemetry)
 
 
 def _layout(outcome: Scores | Failure) -> Any:
@@ -69,20 +94,22 @@ def _layout(outcome: Scores | Failure) -> Any:
     return None if values is None else [(n, v.dtype.str, v.shape) for n, v in values.items()]
 
 
-def _columns(group: Sequence[Any]) -> Any:
+def _columns(group: Sequence[Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """What JSON holds of outcomes of one layout, and the bytes of their arrays."""
     if _layout(group[0]) is None:
-        return list(group)
-    values = {name: np.stack([s.per_window[name] for s in group]) for name in group[0].per_window}
-    return values, [(s.metrics, s.note) for s in group]
+        return {"columns": [], "rest": [failure.reason for failure in group]}, []
+    arrays = {name: np.stack([s.per_window[name] for s in group]) for name in group[0].per_window}
+    told = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    rest = [(dict(s.metrics), s.note) for s in group]
+    return {"columns": told, "rest": rest}, [array.tobytes() for array in arrays.values()]
 
 
-def _outcomes(group: Any) -> Iterator[Scores | Failure]:
-    from autoprune.evaluation import Scores
+def _outcomes(columns: dict[str, Any], rest: Sequence[Any]) -> Iterator[Scores | Failure]:
+    from autoprune.evaluation import Failure, Scores
 
-    if isinstance(group, list):
-        yield from group
-        return
-    values, rest = group
-    columns = list(values.items())
-    for row, (metrics, note) in enumerate(rest):
-        yield Scores(metrics, {name: column[row] for name, column in columns}, note)
+    for row, told in enumerate(rest):
+        if isinstance(told, str):
+            yield Failure(told)
+        else:
+            metrics, note = told
+            yield Scores(metrics, {name: column[row] for name, column in columns.items()}, note)

@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back, as one lump of bytes each way: JSON, and arrays behind it.
+"""What goes to a worker and what comes back, as one lump of bytes each way: JSON, and arrays as they lie in memory.
 
 Ray takes arguments apart: each plan passes through its own pickler, which is written in Python, and each array becomes
 a buffer of its own. For a batch of 64 plans that was most of what a batch costs the run's own process.
@@ -7,21 +7,21 @@ a buffer of its own. For a batch of 64 plans that was most of what a batch costs
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.objective import Array, Fidelity, Split
+from autoprune.objective import Fidelity, Split
 from autoprune.space import Plan, SublayerPlan
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Failure, Scores
 
-LENGTH = 8  # bytes that say how long the JSON is
+SIZE = 8  # bytes: of the number before the JSON, and what arrays are aligned to
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,25 @@ class Asked:
     sequences: int | None = None
 
     def packed(self) -> bytes:
-        """For the way there; a sublayer that plans share goes once."""
-        places: dict[int, int] = {}
-        shared: list[SublayerPlan] = []
-        rows: list[list[int]] = []
-        for plan in self.plans:
-            rows.append(row := [])
-            for sublayer in plan.sublayers:
-                if (place := places.setdefault(id(sublayer), len(shared))) == len(shared):
-                    shared.append(sublayer)
-                row.append(place)
-        sublayers = [(s.kind, s.settings) for s in shared]
-        fields = (sublayers, rows, self.fidelity.split.value, self.fidelity.windows, self.sequences)
-        return json.dumps(fields, separators=(",", ":")).encode()
+        """For the way there; sublayers, which plans share, are sent once."""
+        distinct = {id(s): s for plan in self.plans for s in plan.sublayers}
+        place = {number: index for index, number in enumerate(distinct)}
+        fields = {
+            "sublayers": [(s.kind, s.settings) for s in distinct.values()],
+            "plans": [[place[id(s)] for s in plan.sublayers] for plan in self.plans],
+            "fidelity": (self.fidelity.split.value, *self.fidelity.windows),
+            "sequences": self.sequences,
+        }
+        return json.dumps(fields).encode()
 
     @staticmethod
     def unpacked(lump: bytes) -> Asked:
         """Once there."""
-        sublayers, rows, split, (start, stop), sequences = json.loads(lump)
-        known = [SublayerPlan(kind, tuple((name, value) for name, value in own)) for kind, own in sublayers]
-        plans = [Plan(tuple(known[place] for place in row)) for row in rows]
-        return Asked(plans, Fidelity(Split(split), (start, stop)), sequences)
+        fields = json.loads(lump)
+        distinct = [SublayerPlan(kind, tuple((n, v) for n, v in s)) for kind, s in fields["sublayers"]]
+        plans = [Plan(tuple(distinct[index] for index in plan)) for plan in fields["plans"]]
+        split, first, last = fields["fidelity"]
+        return Asked(plans, Fidelity(Split(split), (first, last)), fields["sequences"])
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,27 @@ class Scored:
 
     def packed(self) -> bytes:
         """For the way back; the values of all plans that have the same metrics as one array a metric."""
-        arrays: list[Array] = []
-        groups = [_told(list(group), arrays) for _, group in groupby(self.outcomes, _layout)]
-        fields = (groups, self.runs, self.naive_runs, self.thread_seconds)
-        text = json.dumps(fields, separators=(",", ":")).encode()
-        return b"".join([len(text).to_bytes(LENGTH, "little"), text, *(a.tobytes() for a in arrays)])
+        groups = [_columns(list(group)) for _, group in groupby(self.outcomes, _layout)]
+        telemetry = (self.runs, self.naive_runs, self.thread_seconds)
+        header = json.dumps(([told for told, _ in groups], telemetry), default=float).encode()
+        header += b" " * (-len(header) % SIZE)
+        return b"".join(
+            [len(header).to_bytes(SIZE, "big"), header, *(part for _, data in groups for part in data)]
+        )
 
     @staticmethod
     def unpacked(lump: bytes) -> Scored:
         """Back here."""
-        end = LENGTH + int.from_bytes(lump[:LENGTH], "little")
-        groups, *telemetry = json.loads(lump[LENGTH:end])
-        return Scored(list(_outcomes(groups, lump, end)), *telemetry)
+        at = SIZE + int.from_bytes(lump[:SIZE], "big")
+        groups, telemetry = json.loads(lump[SIZE:at])
+        outcomes: list[Scores | Failure] = []
+        for group in groups:
+            columns = {}
+            for name, kind, shape in group["columns"]:
+                array = np.frombuffer(lump, kind, prod(shape), at)
+                columns[name], at = array.reshape(shape), at + array.nbytes
+            outcomes += _outcomes(columns, group["rest"])
+        return Scored(outcomes, *telemetry)
 
 
 def _layout(outcome: Scores | Failure) -> Any:
@@ -87,27 +94,22 @@ def _layout(outcome: Scores | Failure) -> Any:
     return None if values is None else [(n, v.dtype.str, v.shape) for n, v in values.items()]
 
 
-def _told(group: Sequence[Any], arrays: list[Array]) -> Any:
-    """Reasons of failures, or what is said of scores; their values, [plans, windows] a metric, go to `arrays`."""
-    if (layout := _layout(group[0])) is None:
-        return [failure.reason for failure in group], None
-    arrays += [np.stack([s.per_window[name] for s in group]) for name in group[0].per_window]
-    return [(dict(s.metrics), s.note) for s in group], layout
+def _columns(group: Sequence[Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """What JSON holds of outcomes of one layout, and the bytes of their arrays."""
+    if _layout(group[0]) is None:
+        return {"columns": [], "rest": [failure.reason for failure in group]}, []
+    arrays = {name: np.stack([s.per_window[name] for s in group]) for name in group[0].per_window}
+    told = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    rest = [(dict(s.metrics), s.note) for s in group]
+    return {"columns": told, "rest": rest}, [array.tobytes() for array in arrays.values()]
 
 
-def _outcomes(groups: Any, lump: bytes, at: int) -> Iterator[Scores | Failure]:
-    """In their order; `at`: where the arrays begin."""
+def _outcomes(columns: dict[str, Any], rest: Sequence[Any]) -> Iterator[Scores | Failure]:
     from autoprune.evaluation import Failure, Scores
 
-    for rows, layout in groups:
-        if layout is None:
-            yield from map(Failure, rows)
-            continue
-        columns = []
-        for name, dtype, shape in layout:
-            count = len(rows) * math.prod(shape)
-            values = np.frombuffer(lump, dtype, count, at).reshape(len(rows), *shape).copy()
-            columns.append((name, values))
-            at += values.nbytes
-        for row, (metrics, note) in enumerate(rows):
-            yield Scores(metrics, {name: values[row] for name, values in columns}, note)
+    for row, told in enumerate(rest):
+        if isinstance(told, str):
+            yield Failure(told)
+        else:
+            metrics, note = told
+            yield Scores(metrics, {name: column[row] for name, column in columns.items()}, note)

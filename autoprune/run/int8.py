@@ -40,6 +40,8 @@ def check_int8(parts: Parts, setting: str = SETTING) -> None:
     check(layout, parts.loaded.dtype, parts.adapter.shape.task != "text", setting)
     if not parts.cfg.latency.kernels:
         raise SettingError(f"{setting} runs on kernels, and latency.kernels=false measures without any")
+    if parts.device.type != "cpu":
+        raise SettingError(f"{setting} has kernels for the CPU only; leave device={parts.device.type} out")
     if "kl" not in {metric for e in parts.evaluators for metric in e.metrics}:
         raise SettingError(f"{setting} reports kl; add divergence to evaluator=[…]")
     if setting != SETTING:

@@ -13,6 +13,7 @@ from autoprune.hardware.fingerprint import fingerprint
 from autoprune.hardware.fitting import HeldOut, additive, held_out, left_out, relative_line
 from autoprune.hardware.table import Entry, LatencyTable
 from autoprune.hardware.workload import Workload
+from autoprune.run.profile import describe
 from autoprune.shape import Shape
 from autoprune.space import Plan, SublayerPlan, plan_cost
 
@@ -86,6 +87,13 @@ def test_json_keeps_every_bit(table: LatencyTable, tmp_path: Path) -> None:
     back = LatencyTable.load(tmp_path / "latency.json")
     assert back == odd
     assert back.to_json() == odd.to_json()
+
+
+def test_a_gpu_s_table_says_what_was_replayed(table: LatencyTable) -> None:
+    assert table.graphs == () and "CUDA graphs" not in describe(table)
+    table = replace(table, fingerprint={"gpu": "a GPU"}, graphs=("prefill",))
+    again = LatencyTable.from_json(table.to_json())
+    assert again == table and "timed prefill replayed as CUDA graphs, decode eagerly" in describe(again)
 
 
 def test_another_machine_is_told_by_field(table: LatencyTable) -> None:

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from autoprune.kernels import native
 from autoprune.kernels.dense import DenseLinear
-from autoprune.kernels.selector import RoundedLinear, Selector
+from autoprune.kernels.selector import Selector
 
 from autoprune.cache import Cache
 from autoprune.errors import MeasurementError, SettingError
@@ -84,6 +85,7 @@ def parts(folder: Path) -> Any:
         loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
         device=model.device,
         adapter=adapter,
+        device=torch.device("cpu"),
         ladders=None,
         options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),
         space=lambda _: join([Structured(ffn_options=2)], adapter.shape, []),
@@ -328,22 +330,6 @@ def test_both_dense_baselines_are_shown(
     assert not told
 
 
-def test_what_is_exported_in_int8_is_measured_in_int8(
-    parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    if native.missing():
-        pytest.skip(native.missing())
-    monkeypatch.setattr(Selector, "_timed", lambda self, layer, tokens: 2.0)
-    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
-    rounded = with_latency(parts)
-    rounded.cfg.export = SimpleNamespace(int8=True)
-    dense = Plan.of([(2, 48)])
-    for given, count in ((rounded, 7), (parts, 0)):
-        modules = latency.as_exported(given, dense).modules()
-        assert sum(isinstance(m, RoundedLinear) for m in modules) == count
-    assert latency.facts(rounded)["weights"] == "int8" and "weights" not in latency.facts(parts)
-
-
 def test_the_table_as_text(measured: Path) -> None:
     lines = describe(LatencyTable.load(measured / "latency.json")).splitlines()
     assert [line.split()[0] for line in lines] == [
@@ -358,11 +344,3 @@ def test_the_table_as_text(measured: Path) -> None:
     ]
     assert "held-out plans off by" in lines[-1]
     assert not any("CUDA graphs" in line for line in lines)
-
-
-def test_a_gpu_s_table_says_what_was_replayed(measured: Path) -> None:
-    table = LatencyTable.load(measured / "latency.json")
-    assert table.graphs == ()
-    table = replace(table, fingerprint={"gpu": "a GPU"}, graphs=("prefill",))
-    again = LatencyTable.from_json(table.to_json())
-    assert again == table and "timed prefill replayed as CUDA graphs, decode eagerly" in describe(again)

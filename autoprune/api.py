@@ -299,14 +299,18 @@ def profile(model: str, to: str | Path | None = None, settings: Sequence[str] = 
         profile_model(model, None if to is None else Path(to).absolute(), list(settings), progress)
 
 
-def zoo_train(name: str, to: str | Path | None = None) -> None:
-    """Train a built-in model again."""
+def zoo_train(name: str, to: str | Path | None = None, data: str | None = None) -> None:
+    """Train a built-in model again, or with `data` a small ViT on labelled images of one's own (`images-vit`)."""
     from autoprune.zoo import ROOM
-    from autoprune.zoo.train import TRAINED, train_named
+    from autoprune.zoo.train import IMAGES, TRAINED, train_named
 
-    if name not in TRAINED:
-        raise SettingError(f"zoo: {name!r} is not a built-in model" + nearest(name, TRAINED))
-    train_named(name, ROOM / name if to is None else Path(to).absolute())
+    if name not in (*TRAINED, IMAGES):
+        raise SettingError(f"zoo: {name!r} is not a built-in model" + nearest(name, (*TRAINED, IMAGES)))
+    if name == IMAGES and (to is None or data is None):
+        raise SettingError(f"zoo: {name} needs --data FOLDER (labelled images) and --to DIR")
+    if name != IMAGES and data is not None:
+        raise SettingError(f"zoo: {name} is trained on data of its own; --data is for {IMAGES}")
+    train_named(name, ROOM / name if to is None else Path(to).absolute(), data=data or "")
 
 
 def bench(name: str, args: Sequence[str]) -> None:

@@ -33,14 +33,15 @@ def _profile(args: Namespace) -> None:
 
 def _declare_zoo(parser: Parser) -> None:
     parser.add_argument("action", choices=["train"], help="train a built-in model from scratch")
-    parser.add_argument("name", metavar="NAME", help="its name")
+    parser.add_argument("name", metavar="NAME", help="its name, or images-vit for images of your own")
     parser.add_argument("--to", metavar="DIR", help="its folder, instead of the package's own")
+    parser.add_argument("--data", metavar="DATA", help="for images-vit: labelled images")
 
 
 def _zoo(args: Namespace) -> None:
     from autoprune import api
 
-    api.zoo_train(args.name, args.to)
+    api.zoo_train(args.name, args.to, args.data)
 
 
 def _declare_bench(parser: Parser) -> None:

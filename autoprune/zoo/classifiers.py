@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from autoprune.cache import Cache
-from autoprune.data import as_tensor
+from autoprune.data import Corpus, as_tensor
 from autoprune.labelled import Reader, open_labelled, padded
+from autoprune.models.preparation import FILE
 from autoprune.objective import Split
 from autoprune.zoo import docs, passages
 
@@ -34,7 +35,29 @@ class Lesson:
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.05
     shift: int = 0  # pixels that an image is moved by, at most
+    flip: bool = False  # every second image mirrored, left to right
+    bf16: bool = False  # products in bf16 (autocast), weights in fp32
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class About:
+    """What a card says besides figures."""
+
+    name: str
+    task: str
+    what: str
+    data: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A model with its data: items and labels of *train*, *selection* and *test*."""
+
+    model: Any
+    parts: Mapping[Split, Batch]
+    tokenizer: Any = None  # None for images
 
 
 DIGITS: dict[str, Any] = {
@@ -67,20 +90,26 @@ SPECIAL = ("[CLS]", "[PAD]", "[SEP]")
 
 def train_classifier(name: str, to: Path, say: Say = print, lesson: Lesson | None = None) -> dict[str, Any]:
     """Train a built-in classifier into `to` with its card; returns the card's figures. One thread, fp32."""
-    torch.set_num_threads(1)
     lesson = lesson or LESSONS[name]
     torch.manual_seed(lesson.seed)
-    model, parts, tokenizer = _digits() if name == "digits-vit" else _docs(say)
+    made = _digits() if name == "digits-vit" else _docs(say)
+    return trained(made, ABOUT[name], to, lesson, say)
+
+
+def trained(made: Untrained, about: About, to: Path, lesson: Lesson, say: Say) -> dict[str, Any]:
+    """Train, save into `to` and write the card; returns the card's figures. One thread."""
+    torch.set_num_threads(1)
+    model, parts = made.model, made.parts
     best, at = _fit(model, parts, lesson, say)
     model.load_state_dict(best)
-    if name == "docs-bert":
+    if about.name == "docs-bert":
         model = model.to(torch.bfloat16)
     to.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(to)
-    if tokenizer is None:
-        (to / "preprocessor_config.json").write_text(json.dumps(PREPARATION, indent=1) + "\n")
+    if made.tokenizer is None:
+        (to / FILE).write_text(json.dumps(_preparation(model.config.image_size), indent=1) + "\n")
     else:
-        tokenizer.save_pretrained(to)
+        made.tokenizer.save_pretrained(to)
     model = model.float().eval()
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -89,37 +118,44 @@ def train_classifier(name: str, to: Path, say: Say = print, lesson: Lesson | Non
         "accuracy": {s.value: _accuracy(model, parts[s]) for s in (Split.SELECTION, Split.TEST)},
         "lesson": asdict(lesson),
     }
-    (to / "README.md").write_text(_card(name, model.config, figures), encoding="utf-8")
+    (to / "README.md").write_text(_card(about, model.config, figures), encoding="utf-8")
     say(f"{to}: test accuracy {figures['accuracy']['test']:.4f}")
     return figures
 
 
-PREPARATION = {
-    "image_processor_type": "ViTImageProcessor",
-    "size": {"height": 8, "width": 8},
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "rescale_factor": 1 / 255,
-    "image_mean": [0.5],
-    "image_std": [0.5],
-}
+def _preparation(size: int) -> dict[str, Any]:
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": size, "width": size},
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5],
+        "image_std": [0.5],
+    }
 
 
-def _digits() -> tuple[Any, dict[Split, Batch], None]:
+def _digits() -> Untrained:
     from transformers import ViTConfig, ViTForImageClassification
 
     reader = Reader("images", tuple(map(str, range(10))), pixels=(1, 8, 8))
     corpus = open_labelled("digits", reader, Cache())
+    model = ViTForImageClassification(ViTConfig(**DIGITS, **named(reader.classes)))
+    return Untrained(model, learned_from(corpus))
+
+
+def learned_from(corpus: Corpus) -> dict[Split, Batch]:
+    """Items and labels of the splits that training reads."""
     parts = {}
     for split in (Split.TRAIN, Split.SELECTION, Split.TEST):
         labels = corpus.labels(split)
         assert labels is not None
         parts[split] = as_tensor(corpus.windows(split)), torch.from_numpy(labels)
-    return ViTForImageClassification(ViTConfig(**DIGITS, **_named(reader.classes))), parts, None
+    return parts
 
 
-def _docs(say: Say) -> tuple[Any, dict[Split, Batch], Any]:
+def _docs(say: Say) -> Untrained:
     from transformers import BertConfig, BertForSequenceClassification
 
     say("reading the corpus")
@@ -131,10 +167,12 @@ def _docs(say: Say) -> tuple[Any, dict[Split, Batch], Any]:
         labels = [passages.PARTS.index(part) for _, part in found]
         ids, known = padded([text for text, _ in found], labels, reader)
         parts[split] = as_tensor(ids), torch.from_numpy(known)
-    return BertForSequenceClassification(BertConfig(**DOCS, **_named(passages.PARTS))), parts, tokenizer
+    model = BertForSequenceClassification(BertConfig(**DOCS, **named(passages.PARTS)))
+    return Untrained(model, parts, tokenizer)
 
 
-def _named(classes: tuple[str, ...]) -> dict[str, Any]:
+def named(classes: tuple[str, ...]) -> dict[str, Any]:
+    """A config's words for its classes."""
     return {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
 
 
@@ -174,8 +212,10 @@ def _fit(model: Any, parts: Mapping[Split, Batch], lesson: Lesson, say: Say) -> 
             step += 1
             for group in optimizer.param_groups:
                 group["lr"] = lesson.learning_rate * _schedule(step / steps, lesson.warmup)
-            batch = _moved(items[rows], lesson.shift, rng)
-            loss = torch.nn.functional.cross_entropy(_logits(model, batch), labels[rows])
+            batch = _flipped(_moved(items[rows], lesson.shift, rng), lesson.flip, rng)
+            with torch.autocast("cpu", torch.bfloat16, enabled=lesson.bf16):
+                logits = _logits(model, batch)
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels[rows])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -203,6 +243,14 @@ def _moved(items: Tensor, shift: int, rng: np.random.Generator) -> Tensor:
     )
 
 
+def _flipped(items: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
+    """Images mirrored left to right, each with a chance of a half."""
+    if not flip:
+        return items
+    chosen = torch.from_numpy(rng.random(len(items)) < 0.5)
+    return torch.where(chosen[:, None, None, None], items.flip(-1), items)
+
+
 def _logits(model: Any, items: Tensor) -> Tensor:
     if items.is_floating_point():
         return model(pixel_values=items).logits  # type: ignore[no-any-return]
@@ -221,21 +269,20 @@ def _accuracy(model: Any, part: Batch) -> float:
     return float(sum(hits) / len(labels))
 
 
-def _card(name: str, config: Any, figures: Mapping[str, Any]) -> str:
+def _card(about: About, config: Any, figures: Mapping[str, Any]) -> str:
     sizes = f"{config.num_hidden_layers} blocks, hidden size {config.hidden_size}, {config.num_attention_heads} heads, "
     sizes += f"FFN width {config.intermediate_size}"
     lesson, items, accuracy = figures["lesson"], figures["items"], figures["accuracy"]
-    about = ABOUT[name]
     return f"""---
 library_name: transformers
 license: apache-2.0
-pipeline_tag: {about["task"]}
+pipeline_tag: {about.task}
 ---
-# {name}
+# {about.name}
 
-{about["what"]} {sizes}; {figures["parameters"]:,} parameters.
+{about.what} {sizes}; {figures["parameters"]:,} parameters.
 
-Trained from scratch on the *train* split of {about["data"]}
+Trained from scratch on the *train* split of {about.data}
 ({items["train"]:,} items, {lesson["passes"]} passes, AdamW, one
 CPU thread, seed {lesson["seed"]}); the weights of the highest *selection* accuracy (pass {figures["best_pass"]}).
 
@@ -244,19 +291,23 @@ CPU thread, seed {lesson["seed"]}); the weights of the highest *selection* accur
 | selection | {items["selection"]:,} | {accuracy["selection"]:.4f} |
 | test | {items["test"]:,} | {accuracy["test"]:.4f} |
 
-Command: `autoprune zoo train {name}`
+Command: `{about.command}`
 """
 
 
 ABOUT = {
-    "digits-vit": {
-        "task": "image-classification",
-        "what": "Which digit an image of 8 x 8 pixels shows. ViT with patches of 2 x 2 pixels:",
-        "data": "scikit-learn's handwritten digits (`data=digits`)",
-    },
-    "docs-bert": {
-        "task": "text-classification",
-        "what": "Which part of the documentation a passage is from: " + ", ".join(passages.PARTS) + ". BERT:",
-        "data": "passages of the documentation that installations carry (`data=docs`, `autoprune/zoo/passages.py`)",
-    },
+    "digits-vit": About(
+        "digits-vit",
+        "image-classification",
+        "Which digit an image of 8 x 8 pixels shows. ViT with patches of 2 x 2 pixels:",
+        "scikit-learn's handwritten digits (`data=digits`)",
+        "autoprune zoo train digits-vit",
+    ),
+    "docs-bert": About(
+        "docs-bert",
+        "text-classification",
+        "Which part of the documentation a passage is from: " + ", ".join(passages.PARTS) + ". BERT:",
+        "passages of the documentation that installations carry (`data=docs`, `autoprune/zoo/passages.py`)",
+        "autoprune zoo train docs-bert",
+    ),
 }

@@ -256,8 +256,13 @@ def write(model: Any, tokenizer: Any, to: Path) -> None:
     wrapped.save_pretrained(to)
 
 
-def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = print) -> None:
-    """Train a built-in model into `to` and write its card."""
+def train_named(name: str, to: Path, recipe: Recipe | None = None, say: Say = print, data: str = "") -> None:
+    """Train a built-in model into `to`, or `images-vit` on `data`, and write its card."""
+    if name == IMAGES:
+        from autoprune.zoo.images import train_images
+
+        train_images(data, to, say)
+        return
     if name in CLASSIFIERS:
         from autoprune.zoo.classifiers import train_classifier
 
@@ -304,4 +309,5 @@ Command: `autoprune zoo train {name}`
 
 
 CLASSIFIERS = ("digits-vit", "docs-bert")
+IMAGES = "images-vit"  # trained on what the user has, hence not built in
 TRAINED = (*RECIPES, *CLASSIFIERS)

@@ -90,11 +90,15 @@ def test_the_loss_is_the_models_own() -> None:
     )
 
 
-def test_a_name_that_is_not_built_in_is_refused() -> None:
+def test_a_name_that_is_not_built_in_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError, match="zoo: 'docs-lama' is not a built-in model; did you mean 'docs-llama'"
     ):
         api.zoo_train("docs-lama")
+    with pytest.raises(SettingError, match="zoo: images-vit needs --data FOLDER .* and --to DIR"):
+        api.zoo_train("images-vit", tmp_path)
+    with pytest.raises(SettingError, match="zoo: digits-vit is trained on data of its own"):
+        api.zoo_train("digits-vit", tmp_path, str(tmp_path))
 
 
 def test_built_in_models_are_the_folders_that_hold_one() -> None:

@@ -2,7 +2,8 @@
 
 For each policy one search at `constraints={kv_bytes: 0.25x}`. Its best plan by *selection* and the uniform one (the
 same budget in every block, what is left over going to the first ones) are decoded teacher-forced over the same *test*
-windows: KL on the second half of each, after the first was read as a prompt. Intervals are paired, 95 %.
+windows: KL on the second half of each, after the first was read as a prompt. Means over searches with different seeds
+and their standard deviation; intervals of the change, 95 %, are of a bootstrap over seeds and the same windows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.bench.table import parser, publish
+import numpy as np
+
+from autoprune.bench.table import parser, publish, spread
 from autoprune.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 POLICIES = ("window", "accumulated", "streaming")
 METRIC = "kv_bytes"
 LADDERS = ("calibration.ladder=nested", "calibration.tokens=8192")  # no weights change: any will do
-COLUMNS = ("policy", "uniform KL", "searched KL", "change", "kv", "kept by block, searched")
+COLUMNS = ("policy", "uniform KL", "searched KL", "change", "kv", "kept by block, searched (seed 0)")
 
 
 def main(args: Sequence[str]) -> None:
@@ -40,6 +43,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--policies", nargs="+", default=list(POLICIES), help="of space.kv_cache.policy")
     found.add_argument("--ratio", type=float, default=0.25, help="KV bytes to those of the dense model")
     found.add_argument("--tokens", type=float, default=3e5, help="tokens of each search")
+    found.add_argument("--seeds", type=int, default=3, help="how many searches of each policy, from seed 0")
     found.add_argument("--windows", type=int, default=128, help="test windows")
     found.add_argument("--work", default="results/bench-cache", help="where the runs are kept")
     found.add_argument("--settings", nargs="*", default=[], help="further settings of the searches")
@@ -61,24 +65,24 @@ def _row(options: argparse.Namespace, policy: str) -> str:
         *options.settings,
     ]
     named = [f"model={options.model}", f"data={options.data}", "space=[kv_cache]", *settings]
-    searched = _searched(options, policy, settings)
+    searched = [_searched(options, policy, seed, settings) for seed in range(options.seeds)]
     parts = open_parts(compose(named), Progress(quiet=True))
     space = parts.space(None)
     uniform = next(iter(uniform_candidates(space, options.ratio, METRIC)), None)
     if uniform is None:
         raise MeasurementError(f"--ratio {options.ratio}: no uniform plan of policy {policy} is that small")
-    plain, found = _scored(parts, [space.decode(uniform), searched], options.windows)
-    return _line(policy, plain, found, _kept(searched), _ratio(parts, searched))
+    plain, *found = _scored(parts, [space.decode(uniform), *searched], options.windows)
+    return _line(policy, plain, found, _kept(searched[0]), [_ratio(parts, plan) for plan in searched])
 
 
-def _searched(options: argparse.Namespace, policy: str, settings: Sequence[str]) -> Plan:
+def _searched(options: argparse.Namespace, policy: str, seed: int, settings: Sequence[str]) -> Plan:
     """The best plan of a run by *selection*."""
     from autoprune.api import resume, search
     from autoprune.front import Front
     from autoprune.ledger import FILE
     from autoprune.space import Plan
 
-    folder = Path(options.work) / Path(options.model).name / f"{policy}-{options.ratio:g}"
+    folder = Path(options.work) / Path(options.model).name / f"{policy}-{options.ratio:g}-{seed}"
     if not (folder / FILE).is_file():
         search(
             options.model,
@@ -87,6 +91,7 @@ def _searched(options: argparse.Namespace, policy: str, settings: Sequence[str])
             objectives=("kl", METRIC),
             constraints={METRIC: f"{options.ratio:g}x"},
             tokens=options.tokens,
+            seed=seed,
             out=folder,
             settings=settings,
         )
@@ -127,10 +132,12 @@ def _kept(plan: Plan) -> str:
     return " ".join(str(settings[name]) for settings in own for name in GENES & settings.keys())
 
 
-def _line(policy: str, plain: Scores, found: Scores, kept: str, ratio: float) -> str:
-    from autoprune.report.paired import paired
+def _line(policy: str, plain: Scores, found: Sequence[Scores], kept: str, ratios: Sequence[float]) -> str:
+    from autoprune.bench.search.statistics import ratio
 
-    base, ours = plain.metrics["kl"], found.metrics["kl"]
-    gain = paired(found.per_window["kl"].tolist(), plain.per_window["kl"].tolist())
-    change = f"{100 * gain.mean / base:+.0f} % [{100 * gain.low / base:+.0f}, {100 * gain.high / base:+.0f}]"
-    return f"| {policy} | {base:.4f} | {ours:.4f} | {change} | {ratio:.3f}x | {kept} |"
+    ours = np.stack([scores.per_window["kl"] for scores in found])
+    gain = ratio(ours, plain.per_window["kl"][None])
+    change, low, high = (100 * (value - 1) for value in (gain.value, gain.low, gain.high))
+    cells = [policy, f"{plain.metrics['kl']:.4f}", spread([scores.metrics["kl"] for scores in found])]
+    cells += [f"{change:+.0f} % [{low:+.0f}, {high:+.0f}]", f"{np.mean(ratios):.3f}x", kept]
+    return f"| {' | '.join(cells)} |"

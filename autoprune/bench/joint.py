@@ -2,7 +2,8 @@
 
 Every space is searched by `auto` at every bound on `bytes` with the same fitness tokens; `structured` varies KV groups
 and FFN widths down to zero, so width and depth at once. Masked matrices count packed, index included. Of every search
-the plan of lowest selection KL is taken; intervals are of a bootstrap over the same test windows. One seed.
+the plan of lowest selection KL is taken: means over seeds with their standard deviation; intervals, 95 %, are of a
+bootstrap over seeds and the same test windows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.bench.table import parser, publish
+import numpy as np
+
+from autoprune.bench.table import parser, publish, spread
 from autoprune.objective import Array, Split
 
 SPACES: Mapping[str, tuple[str, ...]] = {
@@ -36,12 +39,14 @@ class Found:
 def main(args: Sequence[str]) -> None:
     """Search, print and write the table."""
     options = _parse(args)
-    found = {(t, s): _found(options, t, s) for t in options.targets for s in options.spaces}
+    places = [(target, space) for target in options.targets for space in options.spaces]
+    found = {p: [_found(options, *p, seed) for seed in range(options.seeds)] for p in places}
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for target in options.targets:
         of = {space: found[target, space] for space in options.spaces}
         lines += [_line(target, space, of) for space in options.spaces]
-    lines += ["", f"{Path(options.model).name}, {options.tokens:,.0f} tokens a search, seed {options.seed}."]
+    told = f"{options.tokens:,.0f} tokens a search, {options.seeds} seeds a row"
+    lines += ["", f"{Path(options.model).name}, {told}."]
     publish("joint", __doc__, args, "\n".join(lines), options.to)
 
 
@@ -53,20 +58,22 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument(
         "--set", nargs="*", default=[], metavar="key=value", help="further settings of every search"
     )
-    found.add_argument("--seed", type=int, default=0, help="of the searches")
+    found.add_argument("--seeds", type=int, default=3, help="how many searches of each kind, from seed 0")
     found.add_argument("--work", default="results/bench-joint", help="where the runs are kept")
     return found.parse_args(list(args))
 
 
-def _found(options: argparse.Namespace, target: float, space: str) -> Found:
+def _found(options: argparse.Namespace, target: float, space: str, seed: int) -> Found:
     from autoprune.run.folder import load_settings
 
-    folder = Path(options.work) / Path(options.model).name / f"{space}-{target:g}-{options.seed}"
-    row = _searched(options, target, space, folder)
+    folder = Path(options.work) / Path(options.model).name / f"{space}-{target:g}-{seed}"
+    row = _searched(options, target, space, seed, folder)
     return Found(row, _tested(load_settings(folder, trust=False), str(row["plan"])))
 
 
-def _searched(options: argparse.Namespace, target: float, space: str, folder: Path) -> Mapping[str, Any]:
+def _searched(
+    options: argparse.Namespace, target: float, space: str, seed: int, folder: Path
+) -> Mapping[str, Any]:
     """The plan of lowest selection KL within the bound, of a run that is made, or gone on with, where it is missing."""
     from autoprune.api import resume, run_config
     from autoprune.config import compose
@@ -77,7 +84,7 @@ def _searched(options: argparse.Namespace, target: float, space: str, folder: Pa
     words = [f"model={options.model}", f"data={options.data}", f"out={folder}", f"tokens={options.tokens}"]
     words += [*SPACES[space], f"constraints={{bytes: {target:g}x}}", "objectives=[kl,bytes]"]
     words += [
-        f"seed={options.seed}",
+        f"seed={seed}",
         "latency.mode=off",
         "quiet=true",
         "finalists=8",
@@ -114,15 +121,18 @@ def _tested(cfg: Any, plan: str) -> Array:
     return score.per_window["kl"]
 
 
-def _line(target: float, space: str, of: Mapping[str, Found]) -> str:
+def _line(target: float, space: str, of: Mapping[str, Sequence[Found]]) -> str:
     from autoprune.bench.search.statistics import ratio
 
+    kls = {name: np.stack([f.test for f in found]) for name, found in of.items()}  # [seeds, windows]
     singles = [name for name in of if name != JOINT]
     against = ""
     if space == JOINT and singles:
-        best = min(singles, key=lambda name: float(of[name].test.mean()))
-        against = f"{ratio(of[space].test[None], of[best].test[None]).text} ({best})"
-    row, kl = of[space].row, float(of[space].test.mean())
-    shares = [f"{row[f'{c}_ratio']:.3f}" for c in ("bytes", "params", "flops", "kv")]
-    cells = [f"{target:g}x", space, f"{kl:.4f}", against, *shares, f"{int(row['tokens']):,}"]
+        best = min(singles, key=lambda name: float(kls[name].mean()))
+        against = f"{ratio(kls[space], kls[best]).text} ({best})"
+    rows = [found.row for found in of[space]]
+    costs = ("bytes", "params", "flops", "kv")
+    shares = [f"{np.mean([row[f'{cost}_ratio'] for row in rows]):.3f}" for cost in costs]
+    tokens = f"{np.mean([row['tokens'] for row in rows]):,.0f}"
+    cells = [f"{target:g}x", space, spread(kls[space].mean(axis=1).tolist()), against, *shares, tokens]
     return f"| {' | '.join(cells)} |"

@@ -8,7 +8,7 @@ import pytest
 
 from autoprune import api, catalogue
 from autoprune.bench import BENCHMARKS
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import parser, publish, spread
 from autoprune.errors import SettingError
 
 
@@ -20,6 +20,10 @@ def test_a_table_stands_under_the_command_that_remakes_it(
     text = to.read_text()
     assert text == "What it shows.\n\nRemade by: `autoprune bench x --model 'a b'`\n\n| a |\n|---|\n"
     assert capsys.readouterr().out == "| a |\n|---|\n"
+
+
+def test_seeds_are_told_by_mean_and_standard_deviation() -> None:
+    assert spread([0.5]) == "0.5000" and spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
 
 
 def test_arguments_have_the_usual_defaults() -> None:

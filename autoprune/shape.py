@@ -98,13 +98,13 @@ class AnalyticCosts:
             return self._nothing
         params, flops, kv = self._attention(block, plan) if plan.kind == "attention" else self._ffn(plan)
         size = self.shape.bytes_per_value
-        masked, unstored = self._masked(plan)
+        masked, active, unstored = self._masked(plan)
         found = {
             **self._nothing,
-            **self._expert_bytes(plan),
+            **self._expert_bytes(plan, unstored),
             "params": float(params - masked),
             "params_total": float(params - masked),
-            "flops": float(flops - 2 * self.tokens * masked),
+            "flops": float(flops - 2 * self.tokens * active),
             "kv_bytes": float(kv * size),
             "bytes": float(params * size - unstored),
         }
@@ -134,15 +134,22 @@ class AnalyticCosts:
         heads = int(sublayer.get("kv_groups"))
         return flops + ranking_flops(keep[0], tokens, tokens - left, heads, self.shape), left
 
-    def _masked(self, plan: SublayerPlan) -> tuple[int, int]:
-        """Weights that masks leave out, and the bytes that storing the matrices packed saves."""
+    def _masked(self, plan: SublayerPlan) -> tuple[int, int, int]:
+        """Weights that masks leave out, those among them that a token would use, and the bytes that packing saves."""
         weights, unstored, size = 0, 0, self.shape.bytes_per_value
-        sizes = matrices(self.shape, plan)
+        sizes, (experts, used) = matrices(self.shape, plan), self._copies(plan)
         for name, (pattern, option) in masks_of(plan).items():
             rows, columns = sizes[name]
             weights += rows * columns - pattern.kept(rows, columns, option)
             unstored += rows * columns * size - stored_bytes(pattern, rows, columns, option, size)
-        return weights, unstored
+        return experts * weights, used * weights, experts * unstored
+
+    def _copies(self, plan: SublayerPlan) -> tuple[int, int]:
+        """How often a sublayer has each of its matrices, and how many of them a token uses."""
+        if plan.kind == "attention" or not self.shape.experts:
+            return 1, 1
+        count = int(plan.get("experts", self.shape.experts))
+        return count, min(count, int(plan.get("experts_per_token", self.shape.experts_per_token)))
 
     def _attention(self, block: int, plan: SublayerPlan) -> tuple[int, int, int]:
         s, t = self.shape, self.tokens
@@ -165,23 +172,22 @@ class AnalyticCosts:
         width = int(plan.get("width"))
         weights = active = (inward + 1) * s.hidden * width
         if s.experts:
-            count = int(plan.get("experts", s.experts))
+            count, used = self._copies(plan)
             beside = s.hidden * count  # the router
             if s.shared_ffn:
                 beside += (inward + 1) * s.hidden * s.shared_ffn + s.hidden
-            used = min(count, int(plan.get("experts_per_token", s.experts_per_token)))
             weights, active = count * weights + beside, used * weights + beside
         biases = inward * width + s.hidden if s.ffn_bias else 0
         return weights + biases + s.norm_params, 2 * self.tokens * active, 0
 
-    def _expert_bytes(self, plan: SublayerPlan) -> dict[str, float]:
+    def _expert_bytes(self, plan: SublayerPlan, unstored: int) -> dict[str, float]:
         s = self.shape
         if not s.experts or plan.kind == "attention":
             return {}
         values = (
             int(plan.get("experts", s.experts)) * (3 if s.gated else 2) * s.hidden * int(plan.get("width"))
         )
-        return {"expert_bytes": float(values * s.bytes_per_value)}
+        return {"expert_bytes": float(values * s.bytes_per_value - unstored)}
 
     @cached_property
     def _nothing(self) -> dict[str, float]:
@@ -191,13 +197,11 @@ class AnalyticCosts:
 
 
 def matrices(shape: Shape, plan: SublayerPlan) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; experts have none."""
+    """Outputs and inputs of the matrices of a sublayer, by the names that adapters use; of experts those of each."""
     if plan.kind == "attention":
         groups = int(plan.get("kv_groups"))
         queries, keys = groups * group_heads(shape, plan) * shape.head_dim, groups * shape.head_dim
         inward, inner = {"q": queries, "k": keys, "v": keys}, ("o", queries)
-    elif shape.experts:
-        return {}
     else:
         width = int(plan.get("width"))
         inward, inner = {"gate": width} if shape.gated else {}, ("down", width)

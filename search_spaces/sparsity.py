@@ -18,7 +18,7 @@ class Sparsity:
     """A mask on every matrix of every block, each its own gene; bound to a model by `genes`.
 
     pattern: `unstructured`; `M` for N:M along the inputs, as in 4; or blocks `RxC` of R outputs x C inputs, as in 8x1.
-    matrices: some of q, k, v, o, gate, up, down; null: all that the model has.
+    matrices: some of q, k, v, o, gate, up, down; null: all that the model has. Experts of a block share their genes.
     densities: what a gene may keep, rising, the last one everything: per cent, or N of N:M; null: 20 to 100, or 1 to M.
     """
 

@@ -147,13 +147,16 @@ def _masked(parts: Parts, method: str, ratios: Sequence[float]) -> dict[str, flo
 
 
 def _thinned(parts: Parts, pattern: str, option: int) -> Plan:
-    """The full plan with every matrix at an option of a pattern."""
+    """The full plan with every matrix, but for those of experts, at an option of a pattern."""
+    from autoprune.pruning.experts import routed
     from autoprune.shape import full_plan, matrices
     from autoprune.space import Plan, SublayerPlan
 
     sublayers = []
     for sublayer in full_plan(parts.adapter.shape).sublayers:
-        masks = {f"{name}.{pattern}": option for name in matrices(parts.adapter.shape, sublayer)}
+        whole = routed(parts.adapter, sublayer.kind)
+        named = {} if whole else matrices(parts.adapter.shape, sublayer)
+        masks = {f"{name}.{pattern}": option for name in named}
         sublayers.append(SublayerPlan.of(sublayer.kind, **dict(sublayer.settings), **masks))
     return Plan(tuple(sublayers))
 

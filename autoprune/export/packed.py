@@ -33,9 +33,9 @@ def masks(plan: Plan) -> dict[str, tuple[Pattern, int]]:
 def pack_model(adapter: Decoder, model: Any, plan: Plan) -> dict[str, Packed]:
     """The masked matrices of a model that was built for the plan, in its dtype; ExportError where zeros were lost."""
     wanted, found = masks(plan), {}
-    for name, weight in _matrices(adapter, model, plan):
+    for name, own, weight in _matrices(adapter, model, plan):
         if name in wanted:
-            found[name] = pack(weight, *wanted[name])
+            found[own] = pack(weight, *wanted[name])
     return found
 
 
@@ -48,7 +48,7 @@ def save_packed(packed: Mapping[str, Packed], folder: Path) -> None:
 
 
 def load_packed(folder: Path) -> dict[str, Packed]:
-    """The packed matrices of a checkpoint by `BLOCK.KIND.MATRIX`; none where it has no masks."""
+    """The packed matrices of a checkpoint by `BLOCK.KIND.MATRIX`, of experts `BLOCK.KIND.MATRIX.EXPERT`."""
     path = folder / FOLDER / FILE
     if not path.is_file():
         return {}
@@ -64,8 +64,9 @@ def load_packed(folder: Path) -> dict[str, Packed]:
 
 def prove_packed(adapter: Decoder, model: Any, plan: Plan, folder: Path) -> int:
     """Bytes of the packed matrices on disk, values and index; ExportError unless they are the model's, bit for bit."""
-    found, weights = load_packed(folder), dict(_matrices(adapter, model, plan))
-    if found.keys() != masks(plan).keys():
+    found, wanted = load_packed(folder), masks(plan)
+    weights = {own: weight for name, own, weight in _matrices(adapter, model, plan) if name in wanted}
+    if found.keys() != weights.keys():
         raise ExportError(f"{folder / FOLDER} does not hold the plan's masked matrices")
     for name, packed in found.items():
         if not torch.equal(packed.to_dense(), weights[name]):
@@ -73,8 +74,8 @@ def prove_packed(adapter: Decoder, model: Any, plan: Plan, folder: Path) -> int:
     return sum(packed.bytes for packed in found.values())
 
 
-def _matrices(adapter: Decoder, model: Any, plan: Plan) -> Iterator[tuple[str, Tensor]]:
-    """Every matrix of a built model, on the CPU."""
+def _matrices(adapter: Decoder, model: Any, plan: Plan) -> Iterator[tuple[str, str, Tensor]]:
+    """Every matrix of a built model, on the CPU, after its name among masks and its own: experts have one each."""
     blocks = model.get_submodule(adapter.layout.blocks)
     for block in range(plan.blocks):
         for kind in KINDS:
@@ -84,4 +85,8 @@ def _matrices(adapter: Decoder, model: Any, plan: Plan) -> Iterator[tuple[str, T
             sizes = matrices(adapter.shape, sublayer)
             read = adapter.layout.read(blocks[block], kind, {n: rows for n, (rows, _) in sizes.items()})
             for name in sizes:
-                yield f"{block}.{kind}.{name}", read[name].cpu().contiguous()
+                whole, found = f"{block}.{kind}.{name}", read[name].cpu().contiguous()
+                if found.ndim == 2:
+                    yield whole, whole, found
+                else:
+                    yield from ((whole, f"{whole}.{at}", expert) for at, expert in enumerate(found))

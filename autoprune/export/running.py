@@ -129,7 +129,9 @@ def _layer(model: Any, layout: Layout, name: str, matrix: Packed) -> Any:
 
 def _place(model: Any, layout: Layout, name: str) -> tuple[Any, str]:
     """The module that holds the matrix's linear map, and under which name; KernelError where it holds others too."""
-    block, kind, matrix = name.split(".")
+    block, kind, matrix, *expert = name.split(".")
+    if expert:
+        raise KernelError("experts run stacked, as transformers runs them: no kernel runs one of them")
     for path, names in layout.modules("attention" if kind == "attention" else "ffn").items():
         if matrix in names:
             if len(names) > 1:

@@ -254,9 +254,9 @@ def unpriced(settings: Collection[str], shape: Shape) -> list[str]:
 
 
 def _masks(shape: Shape, options: Options) -> list[Masks]:
-    """One a pattern and size of matrices."""
+    """One a pattern and size of matrices; experts run as they are, zeros included."""
     found = []
-    for kind in KINDS:
+    for kind in KINDS[:1] if shape.experts else KINDS:
         sizes = matrices(shape, full_plan(shape).at(0, kind))
         named = [n.split(".") for n in options if is_mask(n) and n.split(".")[0] in sizes]
         by_size = sorted(named, key=lambda pair: (pair[1], sizes[pair[0]]))

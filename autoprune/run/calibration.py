@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
-from autoprune.pruning.masks.methods import METHODS
+from autoprune.pruning.masks.methods import METHODS, needs
 from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
 from autoprune.run.baselines import Named, baseline_candidates
 from autoprune.shape import AnalyticCosts, Shape, full_plan
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from autoprune.sublayers import SpacePart
 
+EXPERT_MATRICES = ("gate", "up", "down")
 TOKENS = 65_536  # calibration tokens when nothing is said
 
 
@@ -62,6 +63,8 @@ def recipe_of(
         )
     if settings.bias:
         _check_bias(str(settings.ladder), shape)
+    if shape.experts:
+        _check_masked_experts(cfg, joint_options(space_parts, shape))
     if reference is not None and reference.unmasked == full_plan(shape):
         raise SettingError(f"{name}={settings.reference} keeps all units: there is nothing to refit behind")
     return LadderRecipe(
@@ -88,6 +91,23 @@ def _check_bias(ladder: str, shape: Shape) -> None:
     if not output and not shape.ffn_bias:
         raise SettingError(
             f"calibration.bias=true needs a family whose output projections have biases; {shape.model_type!r} has none"
+        )
+
+
+def _check_masked_experts(cfg: DictConfig, names: Iterable[str]) -> None:
+    """Raise SettingError for what masks of experts do not go with: mixed experts, and gradients, which they lack."""
+    if not any(is_mask(name) and name.partition(".")[0] in EXPERT_MATRICES for name in names):
+        return
+    spared = "keep experts out of masks with space.sparsity.matrices=[q,k,v,o]"
+    if "merging" in cfg.space:
+        raise SettingError(
+            f"space: merging mixes experts, and sparsity masks each of them; leave one out, or {spared}"
+        )
+    if needs(method := str(cfg.calibration.mask)):
+        known = ", ".join(name for name in METHODS if not needs(name))
+        raise SettingError(
+            f"calibration.mask={method} asks for gradients, which are not gathered of experts; allowed: {known}, "
+            f"or {spared}"
         )
 
 

@@ -181,7 +181,7 @@ def test_stun_takes_experts_with_like_router_rows_first(routed: Any) -> None:
 
 def test_allocators_say_what_they_lack(routed: Any, units: Ground) -> None:
     for make, where, line in (
-        (owl, Ground(routed, _unread, {"experts"}), "owl needs masks here"),
+        (owl, Ground(routed, _unread, {"experts"}), "owl needs masks here: in a model with experts"),
         (nirvana, Ground(routed, _unread, {"kv_groups", "width"}), "nirvana needs a model without experts"),
         (nirvana, replace(units, settings={"kv_budget"}), "nirvana needs KV groups and FFN widths, or masks"),
         (stun, units, "stun needs experts among what the space changes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from autoprune.run import calibration
 from autoprune.run.calibration import recipe_of
 from autoprune.shape import Shape
 from autoprune.space import Plan
+from search_spaces.merging import Merging
+from search_spaces.sparsity import Sparsity
 from search_spaces.structured import Structured
 
 SHAPE = Shape("llama", 2, 32, 4, 2, 8, 48, 256, True, norm_params=32)
@@ -32,11 +35,11 @@ class Text:
         return np.arange(WINDOWS, dtype=np.int32).repeat(WINDOW).reshape(WINDOWS, WINDOW)
 
 
-def recipe(*settings: str, shape: Shape = SHAPE) -> LadderRecipe:
+def recipe(*settings: str, shape: Shape = SHAPE, parts: Sequence[Any] = (Structured(),)) -> LadderRecipe:
     cfg = compose(["model=none", f"window={WINDOW}", *settings])
     text: Any = Text()
     corpus: Corpus = text
-    return recipe_of(cfg, shape, corpus, [Structured()])
+    return recipe_of(cfg, shape, corpus, parts)
 
 
 def rows(found: LadderRecipe) -> list[int]:
@@ -97,6 +100,19 @@ def test_experts_are_ranked_where_there_are_some() -> None:
         SettingError, match="expert_criterion=tcess needs a model with experts; the family 'llama'"
     ):
         recipe("calibration.expert_criterion=tcess")
+
+
+def test_masks_of_experts_need_no_gradients_and_no_mixtures() -> None:
+    routed, groups = replace(SHAPE, experts=8, experts_per_token=2), "space=[sparsity,experts]"
+    refused = "calibration.mask=taylor asks for gradients.* sparsegpt, wanda, .* space.sparsity.matrices="
+    with pytest.raises(SettingError, match=refused):
+        recipe("calibration.mask=taylor", groups, shape=routed, parts=[Sparsity()])
+    with pytest.raises(SettingError, match="merging mixes experts, and sparsity masks each of them"):
+        recipe("space=[experts,merging,sparsity]", shape=routed, parts=[Sparsity(), Merging()])
+    spared = Sparsity(matrices=["q", "k", "v", "o"])
+    recipe("calibration.mask=taylor", groups, shape=routed, parts=[spared])
+    recipe("calibration.mask=wanda", groups, shape=routed, parts=[Sparsity()])
+    recipe("calibration.mask=taylor", "space=[sparsity]", parts=[Sparsity()])
 
 
 def test_a_bias_needs_a_place_and_something_left_over() -> None:

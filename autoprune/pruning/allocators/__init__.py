@@ -26,4 +26,6 @@ def usual_seeds(ground: Ground) -> list[Allocation]:
     found = [owl(ground), global_magnitude(ground)]
     if all(name in ground.settings for name in SPLIT) and not ground.adapter.shape.experts:
         found.append(nirvana(ground))
+    if "experts" in ground.settings:
+        found.append(stun(ground))
     return found

@@ -15,7 +15,6 @@ from autoprune.space import OptionGene
 
 FLOOR = 0.0005  # of all weights: what every matrix keeps at least, or all of it where it has no more
 SAMPLE = 1 << 16  # evenly spaced order statistics that stand for a larger matrix
-EXPERTS = ("gate", "up", "down")  # [experts, out, in]
 
 
 def global_magnitude(ground: Ground) -> Allocation:
@@ -51,7 +50,7 @@ def _places(ground: Ground) -> Iterator[tuple[str, list[Tensor]]]:
         if ground.masks:
             yield from ((_place(block, kind, name), [weights[name]]) for name in names)
         else:
-            yield _place(block, kind), [weights[name] for name in names or EXPERTS if name in weights]
+            yield _place(block, kind), [weights[name] for name in names]
 
 
 def _place(block: int, kind: str, matrix: str = "") -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from torch import Tensor
+
 from autoprune.allocation import Allocation
 from autoprune.errors import SettingError
 from autoprune.pruning.allocators.base import Ground
@@ -18,7 +22,7 @@ def owl(ground: Ground) -> Allocation:
     Outliers are entries of |w| |x_j|_2 above M times their block's mean.
     """
     if ground.adapter.shape.experts and not ground.masks:
-        raise SettingError("owl needs masks here: of experts it does not know what enters their matrices")
+        raise SettingError("owl needs masks here: in a model with experts it divides weights, not units")
     outliers = [_outliers(ground, block) for block in range(ground.adapter.shape.blocks)]
     low, span = min(outliers), max(outliers) - min(outliers)
     raw = [2 * SPREAD * (d - low) / span if span > 0 else 0.0 for d in outliers]
@@ -35,9 +39,15 @@ def _outliers(ground: Ground, block: int) -> float:
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
-            device = adapter.model.device
-            norms = ground.statistics.inputs(block, sublayer.kind, name, device).second.diagonal().sqrt()
-            found.append((weights[name].double().abs() * norms).flatten())
+            for expert, weight in _each(weights[name]):
+                given = block, sublayer.kind, name, adapter.model.device, expert
+                norms = ground.statistics.inputs(*given).second.diagonal().sqrt()
+                found.append((weight.double().abs() * norms).flatten())
     entries = sum(len(f) for f in found)
     mean = sum(float(f.sum()) for f in found) / entries
     return sum(int((f > OUTLIER * mean).sum()) for f in found) / entries
+
+
+def _each(weight: Tensor) -> Iterable[tuple[int | None, Tensor]]:
+    """A matrix, or those of experts with their indices."""
+    return [(None, weight)] if weight.ndim == 2 else enumerate(weight)

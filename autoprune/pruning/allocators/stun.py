@@ -16,7 +16,8 @@ def stun(ground: Ground) -> Allocation:
     """One distance for all blocks: experts nearer to each other than it are one cluster, which keeps one expert.
 
     Blocks whose experts are alike so keep fewer. A block keeps at least as many as a token uses. Where the space has
-    masks or units beside experts, experts and these keep the same share each: masks by OWL, units alike everywhere.
+    masks or units beside experts, experts and these keep the same share each: the weights of what stays, those of
+    experts among them, by OWL; units alike everywhere.
     """
     shape = ground.adapter.shape
     if not shape.experts or "experts" not in ground.settings:

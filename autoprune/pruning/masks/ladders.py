@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from autoprune.pruning.criteria.gradients import StoredGradients
 from autoprune.pruning.ladders import OUTPUT, StoredLadders, columns
 from autoprune.pruning.masks.bounded import Bounded
 from autoprune.pruning.masks.methods import METHODS
-from autoprune.pruning.masks.sparsegpt import factor
+from autoprune.pruning.masks.sparsegpt import DAMPING, factor
 from autoprune.pruning.masks.statistics import Statistics
 from autoprune.space import Kind, SublayerPlan
 
@@ -64,10 +65,45 @@ class MaskedLadders:
         """The weights of a sublayer that is not gone."""
         found = dict(self._ladders.weights(block, plan.unmasked))
         for matrix, (pattern, option) in masks_of(plan).items():
+            if found[matrix].ndim == 3:
+                found[matrix] = self._experts(block, plan, matrix)[: len(found[matrix])]
+                continue
             key = (block, plan.unmasked, matrix, pattern.text, option)
             make = partial(self._masked, block, plan, matrix, found[matrix])
             found[matrix] = self._held.get(key, make)
         return found
+
+    def _experts(self, block: int, plan: SublayerPlan, matrix: str) -> Tensor:
+        """A matrix of all experts, each masked on its own: the same however many of them a plan keeps."""
+        pattern, option = masks_of(plan)[matrix]
+        whole = SublayerPlan.of(plan.kind, width=int(plan.get("width")))
+
+        def make() -> Tensor:
+            stack = self._ladders.weights(block, whole)[matrix]
+            found = [self._expert(block, whole, matrix, weight, at) for at, weight in enumerate(stack)]
+            with torch.inference_mode(False), torch.no_grad():
+                return torch.stack([METHODS[self.method](each, pattern, option) for each in found])
+
+        return self._held.get((block, whole, matrix, pattern.text, option), make)
+
+    def _expert(self, block: int, whole: SublayerPlan, matrix: str, weight: Tensor, at: int) -> Evidence:
+        """Of the expert in place `at` of the ladders' order; the fewer tokens it saw, the more damping."""
+        expert, width = self._ladders.experts(block)[at], int(whole.get("width"))
+
+        def inputs() -> Inputs:
+            device = self._adapter.model.device
+            found = self.statistics.inputs(block, whole.kind, matrix, device, expert)
+            if matrix != OUTPUT[whole.kind]:
+                return found
+            neurons: Any = self._ladders.order(block, whole.kind)[at]
+            return found.at(torch.tensor(neurons[:width], device=device))
+
+        def upper() -> Tensor:
+            key = (block, whole if matrix == OUTPUT[whole.kind] else whole.kind, expert)
+            rare = weight.shape[1] / max(1.0, self.statistics.tokens(block, expert))
+            return self._held.get(key, lambda: factor(inputs().second, DAMPING * (1 + rare)))
+
+        return Evidence(weight, f"block{block}.{whole.kind}.{matrix}.{expert}", inputs, upper, _ungathered)
 
     def _masked(self, block: int, plan: SublayerPlan, matrix: str, weight: Tensor) -> Tensor:
         pattern, option = masks_of(plan)[matrix]
@@ -98,3 +134,9 @@ class MaskedLadders:
         whole = found.to(self._adapter.model.device)
         kept = torch.tensor(self._ladders.kept(block, plan), device=whole.device)
         return self._units[plan.kind].take({matrix: whole}, kept)[matrix].double()
+
+
+def _ungathered(kind: str) -> Tensor:
+    raise AssertionError(
+        f"gradients ({kind}) of experts are not gathered: the run's settings are checked before"
+    )

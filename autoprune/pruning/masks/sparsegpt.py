@@ -14,11 +14,11 @@ CHUNK = 128  # columns whose mask is chosen at once (N:M: one group)
 DAMPING = 0.01  # of the mean diagonal
 
 
-def factor(second: Tensor) -> Tensor:
+def factor(second: Tensor, damping: float = DAMPING) -> Tensor:
     """U [in, in] with U^T U = H^-1, U upper triangular; H = `second` with damping on its diagonal, fp64."""
     mean = float(second.diagonal().mean())
     eye = torch.eye(len(second), dtype=second.dtype, device=second.device)
-    damped = second + (DAMPING * mean if mean > 0 else 1.0) * eye
+    damped = second + (damping * mean if mean > 0 else 1.0) * eye
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return upper

@@ -19,6 +19,7 @@ from autoprune.pruning.calibration import Progress
 from autoprune.pruning.criteria.base import Inputs
 from autoprune.pruning.experts import routed
 from autoprune.pruning.ladders import OUTPUT
+from autoprune.pruning.masks.experts import TOKENS, routed_inputs
 from autoprune.space import KINDS, Kind
 
 FILE = "statistics.safetensors"
@@ -36,11 +37,32 @@ class Statistics:
         found: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return found
 
-    def inputs(self, block: int, kind: Kind, matrix: str, device: torch.device | None = None) -> Inputs:
-        """Those of one matrix, on a device; q, k and v share theirs, and gate and up."""
+    def _part(self, name: str, expert: int | None) -> Tensor:
+        """All of a tensor, or what it holds of an expert."""
+        if expert is None:
+            return self._tensor(name)
+        found: Tensor = self._file.get_slice(name)[expert]  # type: ignore[no-untyped-call]
+        return found
+
+    def inputs(
+        self,
+        block: int,
+        kind: Kind,
+        matrix: str,
+        device: torch.device | None = None,
+        expert: int | None = None,
+    ) -> Inputs:
+        """Those of one matrix, on a device; q, k and v share theirs, and gate and up.
+
+        Of an expert, over the tokens sent to it.
+        """
         place = f"{block}.{kind}.{'inner' if matrix == OUTPUT[kind] else 'entering'}"
-        second, mean = (self._tensor(f"{place}.{n}").to(device).double() for n in ("second", "mean"))
+        second, mean = (self._part(f"{place}.{n}", expert).to(device).double() for n in ("second", "mean"))
         return Inputs(second, mean)
+
+    def tokens(self, block: int, expert: int) -> float:
+        """How many were sent to an expert."""
+        return float(self._tensor(f"{block}.ffn.{TOKENS}")[expert])
 
 
 def statistics_folder(
@@ -55,6 +77,7 @@ def statistics_folder(
     family = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
     text = hashlib.sha256(windows.astype(np.int32).tobytes()).hexdigest()
     inputs = [LAYOUT, model_digest, family, text, list(windows.shape), sequences]
+    inputs += ["experts"] if adapter.shape.experts else []
     return cache.folder(
         "statistics", inputs, lambda folder: _build(adapter, windows, sequences, folder, progress)
     )
@@ -73,7 +96,11 @@ def _build(
         for at in range(adapter.shape.blocks * len(KINDS)):
             block, kind = at // len(KINDS), KINDS[at % len(KINDS)]
             weights = adapter.weights(block, kind)
-            if not routed(adapter, kind):
+            if routed(adapter, kind):
+                found |= {
+                    f"{block}.{kind}.{n}": t for n, t in routed_inputs(adapter, states, weights).items()
+                }
+            else:
                 for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
                     inputs = _inputs(passing(block, kind, state, weights) for state in states)
                     found[f"{block}.{kind}.{name}.second"] = inputs.second.float().cpu()

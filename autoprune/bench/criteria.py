@@ -140,7 +140,9 @@ def _masked(parts: Parts, method: str, ratios: Sequence[float]) -> dict[str, flo
 
     whole = _ladders(parts, parts.recipe)
     assert isinstance(whole, StoredLadders)
-    thinned = masked(whole, parts.adapter, parts.loaded.digest, parts.recipe, parts.cache, method)
+    thinned = masked(
+        whole, parts.adapter, parts.loaded.digest, parts.recipe, parts.cache, method, experts=False
+    )
     columns = {f"{r:g}": ("unstructured", round(100 * r)) for r in ratios}
     columns |= HALVES if method in COMPARED else {}
     return _kls(parts, thinned, {name: _thinned(parts, *mask) for name, mask in columns.items()})

@@ -13,6 +13,7 @@ from autoprune.models.base import Adapter
 from autoprune.objective import Constraint
 from autoprune.pruning.allocators import ALLOCATORS, usual_seeds
 from autoprune.pruning.allocators.base import Ground
+from autoprune.pruning.masks.experts import masks_experts
 from autoprune.pruning.masks.statistics import Statistics, statistics_folder
 from autoprune.space import Candidate, OptionGene, Space, dense_costs
 from autoprune.sublayers import SpacePart
@@ -55,7 +56,7 @@ class Baselines:
 
     def _statistics(self) -> Statistics:
         given = self.adapter, self.model_digest, self.windows, self.sequences, self.cache
-        return Statistics(statistics_folder(*given))
+        return Statistics(statistics_folder(*given, experts=masks_experts(self._ground.settings)))
 
 
 def baseline_candidates(

@@ -14,6 +14,7 @@ from autoprune.errors import DataError, SettingError, SpaceError, nearest
 from autoprune.objective import Split
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.criteria.experts import EXPERT_CRITERIA
+from autoprune.pruning.masks.experts import masks_experts
 from autoprune.pruning.masks.methods import METHODS, needs
 from autoprune.pruning.recipe import EXPERT_CRITERION, LADDERS, LadderRecipe
 from autoprune.run.baselines import Named, baseline_candidates
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from autoprune.sublayers import SpacePart
 
-EXPERT_MATRICES = ("gate", "up", "down")
 TOKENS = 65_536  # calibration tokens when nothing is said
 
 
@@ -96,7 +96,7 @@ def _check_bias(ladder: str, shape: Shape) -> None:
 
 def _check_masked_experts(cfg: DictConfig, names: Iterable[str]) -> None:
     """Raise SettingError for what masks of experts do not go with: mixed experts, and gradients, which they lack."""
-    if not any(is_mask(name) and name.partition(".")[0] in EXPERT_MATRICES for name in names):
+    if not masks_experts(names):
         return
     spared = "keep experts out of masks with space.sparsity.matrices=[q,k,v,o]"
     if "merging" in cfg.space:

@@ -21,6 +21,7 @@ from autoprune.objective import Fidelity, Objective, Split, cost_name
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.masks.build import masked
+from autoprune.pruning.masks.experts import masks_experts
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.baselines import Baselines
@@ -200,9 +201,11 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         folder = ladder_folder(adapter, loaded.digest, recipe, cache, step)
     stored = open_ladders(adapter, loaded, folder, recipe, space_parts, cache, progress)
     ladders: StoredLadders | MaskedLadders = stored
-    if any(is_mask(name) for name in joint_options(space_parts, adapter.shape)):
+    names = joint_options(space_parts, adapter.shape)
+    if any(is_mask(name) for name in names):
         with progress.stage("taking statistics for masks") as step:
-            ladders = masked(stored, adapter, loaded.digest, recipe, cache, *mask_settings(cfg), step)
+            chosen = *mask_settings(cfg), step, masks_experts(names)
+            ladders = masked(stored, adapter, loaded.digest, recipe, cache, *chosen)
     supernet = supernet_of(cfg, adapter, stored, ladders)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
     opened = cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts

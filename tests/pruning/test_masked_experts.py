@@ -48,10 +48,10 @@ def windows() -> Any:
 
 @pytest.fixture
 def masked(adapter: Any, windows: Any, tmp_path: Path) -> Any:
-    def build(method: str = "sparsegpt", memory_bytes: int = 1 << 20) -> MaskedLadders:
+    def build(method: str = "sparsegpt", memory_bytes: int = 1 << 20, experts: bool = True) -> MaskedLadders:
         recipe, cache = LadderRecipe(windows, 4, ladder="nested"), Cache(tmp_path / "cache")
         stored = StoredLadders(adapter, ladder_folder(adapter, "digest", recipe, cache))
-        return masked_over(stored, adapter, "digest", recipe, cache, method, memory_bytes)
+        return masked_over(stored, adapter, "digest", recipe, cache, method, memory_bytes, experts=experts)
 
     return build
 
@@ -171,6 +171,18 @@ def test_a_masked_mixture_is_built_packed_and_comes_back(masked: Any, tmp_path: 
     ids, found = tiny.token_ids((2, 9)) % 61, dict[int, torch.Tensor]()
     Supernet(adapter, ladders).run([whole], ids, found.__setitem__)
     assert torch.allclose(built(input_ids=ids).logits, found[0], atol=1e-4)
+
+
+def test_attention_alone_needs_no_statistics_of_experts(masked: Any) -> None:
+    ladders = masked("wanda", experts=False)
+    adapter = ladders._adapter
+    before, after = (
+        ladders.weights(0, SublayerPlan.of("attention", kv_groups=adapter.shape.kv_groups, **masks))
+        for masks in ({}, {"q.unstructured": 50})
+    )
+    assert not torch.equal(before["q"], after["q"])
+    share = owl(Ground(adapter, lambda: ladders.statistics, {"q.unstructured", "experts"}))
+    assert 0 < share(OptionGene(0, "attention", "q.unstructured", (50, 100)), 0.5) < 1
 
 
 def test_stun_thins_experts_that_stay_by_owl(masked: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from autoprune.allocation import Allocation
 from autoprune.errors import SettingError
 from autoprune.pruning.allocators.base import Ground
+from autoprune.pruning.masks.experts import masks_experts
 from autoprune.shape import full_plan, matrices
 from autoprune.space import OptionGene
 
@@ -19,7 +20,7 @@ OUTLIER = 5.0  # M: an outlier is so many times the block's mean
 def owl(ground: Ground) -> Allocation:
     """Shares of blocks: level + 2 lambda (D - min D) / (max D - min D) - its mean, D the share of outliers.
 
-    Outliers are entries of |w| |x_j|_2 above M times their block's mean.
+    Outliers are entries of |w| |x_j|_2 above M times their block's mean; experts count where they are masked.
     """
     if ground.adapter.shape.experts and not ground.masks:
         raise SettingError("owl needs masks here: in a model with experts it divides weights, not units")
@@ -39,6 +40,8 @@ def _outliers(ground: Ground, block: int) -> float:
     for sublayer in full_plan(adapter.shape).sublayers[:2]:
         weights = adapter.weights(block, sublayer.kind)
         for name in matrices(adapter.shape, sublayer):
+            if weights[name].ndim > 2 and not masks_experts(ground.settings):
+                continue
             for expert, weight in _each(weights[name]):
                 given = block, sublayer.kind, name, adapter.model.device, expert
                 norms = ground.statistics.inputs(*given).second.diagonal().sqrt()

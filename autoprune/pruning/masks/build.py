@@ -22,9 +22,11 @@ def masked(
     method: str,
     memory_bytes: int = 512 << 20,
     progress: Progress | None = None,
+    experts: bool = True,
 ) -> MaskedLadders:
-    """Masks by `method` over the ladders, chosen on the recipe's calibration windows."""
-    found = statistics_folder(adapter, model_digest, recipe.windows, recipe.sequences, cache, progress)
+    """Masks by `method` over the ladders, chosen on the recipe's calibration windows; of experts too, where asked."""
+    given = adapter, model_digest, recipe.windows, recipe.sequences, cache, progress, experts
+    found = statistics_folder(*given)
     gradients = None
     if kinds := needs(method):
         folder = gradient_folder(adapter, model_digest, recipe.windows, kinds, cache, progress)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from autoprune.models.base import State, Weights
 from autoprune.models.experts import ExpertDecoder
+from autoprune.space import is_mask
 
 TOKENS = "tokens"
+MATRICES = ("gate", "up", "down")
+
+
+def masks_experts(settings: Iterable[str]) -> bool:
+    """Whether the FFNs of a space are masked, which are experts where the model has some."""
+    return any(is_mask(name) and name.partition(".")[0] in MATRICES for name in settings)
 
 
 def routed_inputs(adapter: ExpertDecoder, states: Sequence[State], weights: Weights) -> Mapping[str, Tensor]:

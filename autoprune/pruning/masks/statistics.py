@@ -72,19 +72,26 @@ def statistics_folder(
     sequences: int,
     cache: Cache,
     progress: Progress | None = None,
+    experts: bool = True,
 ) -> Path:
-    """The folder for `Statistics`: of calibration windows [N, T] in chunks of `sequences`."""
+    """The folder for `Statistics`: of calibration windows [N, T] in chunks of `sequences`; of experts when asked."""
     family = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
     text = hashlib.sha256(windows.astype(np.int32).tobytes()).hexdigest()
     inputs = [LAYOUT, model_digest, family, text, list(windows.shape), sequences]
-    inputs += ["experts"] if adapter.shape.experts else []
+    each = experts and adapter.shape.experts > 0
+    inputs += ["experts"] if each else []
     return cache.folder(
-        "statistics", inputs, lambda folder: _build(adapter, windows, sequences, folder, progress)
+        "statistics", inputs, lambda folder: _build(adapter, windows, sequences, folder, progress, each)
     )
 
 
 def _build(
-    adapter: Adapter, windows: NDArray[np.int32], sequences: int, folder: Path, progress: Progress | None
+    adapter: Adapter,
+    windows: NDArray[np.int32],
+    sequences: int,
+    folder: Path,
+    progress: Progress | None,
+    experts: bool,
 ) -> None:
     """One pass of the dense model, block by block; products in fp32, their sums over chunks in fp64."""
     found: dict[str, Tensor] = {}
@@ -96,11 +103,11 @@ def _build(
         for at in range(adapter.shape.blocks * len(KINDS)):
             block, kind = at // len(KINDS), KINDS[at % len(KINDS)]
             weights = adapter.weights(block, kind)
-            if routed(adapter, kind):
+            if routed(adapter, kind) and experts:
                 found |= {
                     f"{block}.{kind}.{n}": t for n, t in routed_inputs(adapter, states, weights).items()
                 }
-            else:
+            elif not routed(adapter, kind):
                 for name, passing in (("entering", adapter.entering), ("inner", adapter.inner)):
                     inputs = _inputs(passing(block, kind, state, weights) for state in states)
                     found[f"{block}.{kind}.{name}.second"] = inputs.second.float().cpu()

@@ -37,7 +37,7 @@ def train_images(data: str, to: Path, say: Say = print, lesson: Lesson = LESSON)
     torch.manual_seed(lesson.seed)
     reader = reader_of(data)
     channels, side, _ = reader.pixels
-    shape = {"image_size": side, "patch_size": side // ACROSS, "num_channels": channels}
+    shape: dict[str, Any] = {"image_size": side, "patch_size": side // ACROSS, "num_channels": channels}
     parts = learned_from(open_labelled(data, reader, Cache()))
     made = Untrained(ViTForImageClassification(ViTConfig(**shape, **SIZES, **named(reader.classes))), parts)
     return trained(made, _about(reader), to, lesson, say)

@@ -129,7 +129,8 @@ def spread_state(folder: Path) -> dict[str, Tensor]:
 def expected_bytes(model: Any, maps: Mapping[str, Rounded]) -> int:
     """Of a model's weights, those of `maps` in int8."""
     whole: int = sum(p.numel() * p.element_size() for p in model.parameters())
-    return whole + sum(m.bytes - m.values.numel() * m.dtype.itemsize for m in maps.values())
+    less: int = sum(m.values.numel() * m.dtype.itemsize - m.bytes for m in maps.values())
+    return whole - less
 
 
 def prove_int8(

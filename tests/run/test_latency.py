@@ -85,7 +85,6 @@ def parts(folder: Path) -> Any:
         loaded=SimpleNamespace(digest="digest", dtype=model.dtype),
         device=model.device,
         adapter=adapter,
-        device=torch.device("cpu"),
         ladders=None,
         options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),
         space=lambda _: join([Structured(ffn_options=2)], adapter.shape, []),

@@ -2,8 +2,8 @@
 
 Every variant is a search with settings of its own, run with the same tokens for every seed. Its finalists are compared
 on *selection*, the best is solved once more in its own company as `autoprune export --refit` does, and that is kept if
-KL on *selection* falls. *found* is what the ladders give, *refit* what the checkpoint has; `uniform` likewise. KL is of
-64 *test* windows unless the settings say otherwise; no choice is made by it.
+KL on *selection* falls. *found* is what the ladders give, *refit* what the checkpoint has. KL is of 64 *test* windows
+unless the settings say otherwise; no choice is made by it. Runs are kept under `--work`: what is there is read.
 """
 
 from __future__ import annotations
@@ -52,15 +52,12 @@ def main(args: Sequence[str]) -> None:
     variants = [_variant(text) for text in options.variants]
     work = Work(options.work, options.model, [_shared(options), sorted(options.settings)])
     rows: dict[str, list[Row]] = {v.name: [] for v in variants}
-    for seed in range(
-        options.first, options.first + options.seeds
-    ):  # a cut table has all variants of some seeds
+    for seed in range(options.first, options.first + options.seeds):
         for variant in variants:
             rows[variant.name].append(_row(options, work, variant, seed))
             print(variant.name, seed, {k: round(v, 4) for k, v in rows[variant.name][-1].items()}, flush=True)
     columns = (*COLUMNS, *LAST)
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [_line("uniform", [_row(options, work, _variant("uniform"), options.first)])]
     lines += [_line(name, found) for name, found in rows.items()]
     publish("rounds", __doc__, args, "\n".join(lines), options.to)
 
@@ -100,26 +97,21 @@ def _shared(options: argparse.Namespace) -> list[str]:
 
 
 def _row(options: argparse.Namespace, work: Work, variant: Variant, seed: int) -> Row:
-    """The figures of a search; of the variant `uniform` those of the baseline of the first one."""
-    name = "front" if variant.name != "uniform" else "uniform"
-    ran = variant if name == "front" else _variant(options.variants[0])
-    path = (work.folder / ran.name / f"seed{seed}").absolute()
-    words = [*_shared(options), *ran.settings, f"seed={seed}", f"out={path}"]
-    words.append(f"uniform=[{f'{options.ratio:g}' if name == 'uniform' else ''}]")
-    return work.row(f"{variant.name}-{seed}", lambda: _measured(path, words, name))
+    path = (work.folder / variant.name / f"seed{seed}").absolute()
+    words = [*_shared(options), *variant.settings, f"seed={seed}", f"out={path}", "uniform=[]"]
+    return work.row(f"{variant.name}-{seed}", lambda: _measured(path, words))
 
 
-def _measured(path: Path, words: Sequence[str], name: str) -> dict[str, float]:
+def _measured(path: Path, words: Sequence[str]) -> dict[str, float]:
     cfg = compose(words)
     with Progress(quiet=True) as progress:
         if not _searched(path):
             search_only(cfg, "autoprune " + shlex.join(words), progress)
         run = open_run(path, cfg, progress)
         with closing(folder.open_ledger(path)) as ledger:
-            rows = [e for e in ranked(run, ledger, _driver(run)) if e.name.startswith(name)]
+            rows = [e for e in ranked(run, ledger, _driver(run)) if e.name == "front"]
             best = min(rows, key=lambda e: e.quality(Split.SELECTION))
-            tokens = ledger.tokens() if name == "front" else 0
-            return {**_figures(run, ledger, best), "tokens": float(tokens)}
+            return {**_figures(run, ledger, best), "tokens": float(ledger.tokens())}
 
 
 def _searched(path: Path) -> bool:

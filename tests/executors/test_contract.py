@@ -73,7 +73,8 @@ def cluster() -> Iterator[None]:
     """One Ray for all executors of this file."""
     import ray
 
-    from autoprune.executors.cluster import QUIET, STORE
+    from autoprune.executors.cluster import QUIET
+    from autoprune.executors.local import STORE
 
     os.environ.update(QUIET)
     ray.init(

@@ -129,13 +129,8 @@ def spread_state(folder: Path) -> dict[str, Tensor]:
 def expected_bytes(model: Any, maps: Mapping[str, Rounded]) -> int:
     """Of a model's weights, those of `maps` in int8."""
     whole: int = sum(p.numel() * p.element_size() for p in model.parameters())
-<<<<<<< HEAD
-    saved: int = sum(m.values.numel() * m.dtype.itemsize - m.bytes for m in maps.values())
-    return whole - saved
-=======
     less: int = sum(m.values.numel() * m.dtype.itemsize - m.bytes for m in maps.values())
     return whole - less
->>>>>>> kern
 
 
 def prove_int8(

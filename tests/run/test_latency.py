@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from autoprune.kernels import native
 from autoprune.kernels.dense import DenseLinear
 from autoprune.kernels.selector import Selector

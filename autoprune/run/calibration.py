@@ -42,12 +42,7 @@ def recipe_of(
     `named` gives the allocators that a reference may name.
     """
     settings = cfg.calibration
-    choices = {"ladder": LADDERS, "criterion": tuple(CRITERIA), "mask": tuple(METHODS)}
-    for name, allowed in choices.items():
-        if settings[name] not in allowed:
-            raise SettingError(
-                f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
-            )
+    _check_words(settings)
     experts = _expert_criterion(settings.expert_criterion, shape)
     if shape.experts and not CRITERIA[settings.criterion].experts:
         known = ", ".join(name for name, found in CRITERIA.items() if found.experts)
@@ -82,6 +77,16 @@ def recipe_of(
         bias=bool(settings.bias),
         relative=bool(settings.relative),
     )
+
+
+def _check_words(settings: DictConfig) -> None:
+    """Raise SettingError for a word that is none of those allowed."""
+    choices = {"ladder": LADDERS, "criterion": tuple(CRITERIA), "mask": tuple(METHODS)}
+    for name, allowed in choices.items():
+        if settings[name] not in allowed:
+            raise SettingError(
+                f"calibration.{name}={settings[name]} is unknown" + nearest(settings[name], allowed)
+            )
 
 
 def _check_relative(ladder: str, shape: Shape) -> None:

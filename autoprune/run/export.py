@@ -70,19 +70,16 @@ def export_plan(
     command += " --refit" * refit + " --int8" * int8
     if int8:
         _check_int8(run, plan)
-    if refit and isinstance(run.parts.ladders, StreamingLadders):
-        raise SettingError(REFIT.format(setting="--refit"))
-    if refit and isinstance(run.parts.ladders, HeadLadders):
-        raise SettingError(HEADS_REFIT.format(setting="--refit"))
+    if refit:
+        _check_refit(run)
     again = refit_chosen(run, plan) if refit else None
     if again is not None:
         run.progress.say(again.told())
         figures |= again.figures()
     model, outcome = _built(run, plan, None if again is None else again.ladders, to, recovery)
     if outcome is not None:
-        figures = {
-            n: v for n, v in figures.items() if not n.endswith("_test")
-        }  # those of before stand beside it
+        # those of before stand beside it
+        figures = {n: v for n, v in figures.items() if not n.endswith("_test")}
         command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
     adapter: Any = run.parts.adapter
     packed = pack_model(adapter, model, plan) if plan != plan.unmasked and not int8 else {}
@@ -99,6 +96,14 @@ def export_plan(
     if outcome is not None:
         finish(outcome, to)
     return trip
+
+
+def _check_refit(run: Run) -> None:
+    """Raise SettingError where what is solved again would not be what the ladders keep."""
+    if isinstance(run.parts.ladders, StreamingLadders):
+        raise SettingError(REFIT.format(setting="--refit"))
+    if isinstance(run.parts.ladders, HeadLadders):
+        raise SettingError(HEADS_REFIT.format(setting="--refit"))
 
 
 def _check_int8(run: Run, plan: Plan) -> None:

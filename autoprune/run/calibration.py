@@ -56,10 +56,8 @@ def recipe_of(
             f"calibration.reference={settings.reference} needs calibration.ladder=refit: "
             "nested ladders keep the dense weights"
         )
-    if settings.relative:
-        _check_relative(str(settings.ladder), shape)
-    if settings.bias:
-        _check_bias(str(settings.ladder), shape)
+    _check_relative(settings, shape)
+    _check_bias(settings, shape)
     if shape.experts:
         _check_masked_experts(cfg, joint_options(space_parts, shape))
     if reference is not None and reference.unmasked == full_plan(shape):
@@ -89,9 +87,11 @@ def _check_words(settings: DictConfig) -> None:
             )
 
 
-def _check_relative(ladder: str, shape: Shape) -> None:
+def _check_relative(settings: DictConfig, shape: Shape) -> None:
     """Raise SettingError where nothing is solved with the weights of tokens, or only a part."""
-    if ladder != "refit":
+    if not settings.relative:
+        return
+    if settings.ladder != "refit":
         raise SettingError(
             "calibration.relative=true needs calibration.ladder=refit: nested ladders solve nothing"
         )
@@ -101,9 +101,11 @@ def _check_relative(ladder: str, shape: Shape) -> None:
         )
 
 
-def _check_bias(ladder: str, shape: Shape) -> None:
+def _check_bias(settings: DictConfig, shape: Shape) -> None:
     """Raise SettingError where there is no bias to compensate with, or nothing left to compensate."""
-    if ladder != "nested":
+    if not settings.bias:
+        return
+    if settings.ladder != "nested":
         raise SettingError(
             "calibration.bias=true needs calibration.ladder=nested: refit ladders solve what is kept anew"
         )

@@ -66,8 +66,7 @@ def export_plan(
     to, run = check_destination(to), _with_ladders(run, row)
     plan = Plan.from_json(str(row["plan"]))
     figures = {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
-    command = f"autoprune export {run.path.name} --key {plan.key} --to {to.name}"
-    command += " --refit" * refit + " --int8" * int8
+    command = _command(run, plan, to) + " --refit" * refit + " --int8" * int8
     if int8:
         _check_int8(run, plan)
     if refit:
@@ -88,14 +87,17 @@ def export_plan(
         figures = _of_int8(run, figures, model, maps)
     card = _card(run, plan, model, figures, command, outcome, packed, maps)
     save_checkpoint(model, run.parts.loaded.tokenizer, to, card, plan, packed, maps)
-    parameters = int(plan_cost(plan.unmasked, _analytic(run))["params_total"])
-    probe = _probe(run)
-    trip = prove_int8(model, maps, to, probe, parameters) if maps else prove(model, to, probe, parameters)
+    proof = to, _probe(run), int(plan_cost(plan.unmasked, _analytic(run))["params_total"])
+    trip = prove_int8(model, maps, *proof) if maps else prove(model, *proof)
     if packed:
         prove_packed(adapter, model, plan, to)
     if outcome is not None:
         finish(outcome, to)
     return trip
+
+
+def _command(run: Run, plan: Plan, to: Path) -> str:
+    return f"autoprune export {run.path.name} --key {plan.key} --to {to.name}"
 
 
 def _check_refit(run: Run) -> None:

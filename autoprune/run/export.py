@@ -76,8 +76,7 @@ def export_plan(
         run.progress.say(again.told())
         figures |= again.figures()
     model, outcome = _built(run, plan, None if again is None else again.ladders, to, recovery)
-    if outcome is not None:
-        # those of before stand beside it
+    if outcome is not None:  # those of before stand beside it
         figures = {n: v for n, v in figures.items() if not n.endswith("_test")}
         command += f" --recovery {outcome.settings.name} --recovery-steps {outcome.settings.steps}"
     adapter: Any = run.parts.adapter

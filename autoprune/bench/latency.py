@@ -2,7 +2,8 @@
 
 For every kind of gene a table of its own: probes, the plans of the correction and the held-out plans run in one
 interleaved loop; times are processor time of one thread, in the checkpoint's dtype, masked matrices on the kernels
-that an export would run. The busy machine is refused, with exit code 3 and no table.
+that an export would run. The busy machine is refused, with exit code 3 and no table. No rank correlation is told of
+plans whose times differ by less than a tenth: what ranks them is noise.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from autoprune.progress import Progress
 if TYPE_CHECKING:
     from autoprune.hardware.fitting import HeldOut
     from autoprune.hardware.table import LatencyTable
+
+ALIKE = 0.1  # spread of measured times below which plans have no ranks
 
 KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "structured": ("docs-llama", ("space=[structured]",)),
@@ -84,11 +87,13 @@ def pooled(rows: Sequence[HeldOut]) -> HeldOut:
 
     plans = sum(row.plans for row in rows)
     mean = sum(row.plans * row.mean for row in rows) / plans
-    return HeldOut(plans, mean, max(row.largest for row in rows), min(row.rank for row in rows))
+    told = min((row for row in rows if row.spread >= ALIKE), key=lambda row: row.rank, default=rows[0])
+    return HeldOut(plans, mean, max(row.largest for row in rows), told.rank, told.spread)
 
 
 def _cells(held: HeldOut) -> str:
-    return f"{held.plans} | {held.mean:.2%} | {held.largest:.2%} | {held.rank:.4f}"
+    rank = f"{held.rank:.4f}" if held.spread >= ALIKE else f"times within {held.spread:.0%}"
+    return f"{held.plans} | {held.mean:.2%} | {held.largest:.2%} | {rank}"
 
 
 def _circumstances(tables: Sequence[LatencyTable]) -> str:

@@ -79,13 +79,17 @@ class HeldOut:
     mean: float
     largest: float
     rank: float  # Spearman's correlation
+    spread: float = (
+        0.0  # of the measured times, the largest over the smallest less 1; ranks of like times say little
+    )
 
 
 def held_out(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut:
     """Compare predictions with measurements."""
     p, t = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     errors = np.abs(p - t) / t
-    return HeldOut(len(t), float(errors.mean()), float(errors.max()), _spearman(p, t))
+    spread = float(t.max() / t.min() - 1)
+    return HeldOut(len(t), float(errors.mean()), float(errors.max()), _spearman(p, t), spread)
 
 
 def _spearman(a: Array, b: Array) -> float:

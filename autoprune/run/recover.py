@@ -57,10 +57,15 @@ def recover_checkpoint(
     """
     from autoprune.export.card import model_card
     from autoprune.export.checkpoint import check_destination, load_checkpoint, save_checkpoint
+    from autoprune.export.int8 import holds_int8
     from autoprune.export.roundtrip import prove
 
     to = check_destination(to)
     plan = _plan(checkpoint)
+    if holds_int8(checkpoint):
+        raise SettingError(
+            f"{checkpoint} is in int8, which training would leave: export the plan without --int8 and recover that"
+        )
     setting, last = _setting(cfg, plan, progress)
     stored, family = load_checkpoint(checkpoint), str(setting.teacher.model.config.model_type)
 

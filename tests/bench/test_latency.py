@@ -24,7 +24,7 @@ SHAPE = Shape("llama", 2, 16, 4, 2, 4, 32, 64, tied=True, norm_params=16)
 
 def table(mean: float, rank: float, **facts: str) -> LatencyTable:
     times = {"prefill": 2.0, "decode": 0.5}
-    error = dict.fromkeys(times, HeldOut(16, mean, 3 * mean, rank))
+    error = dict.fromkeys(times, HeldOut(16, mean, 3 * mean, rank, 1.0))
     machine = {"cpu": "Abacus 9", "torch": "2", **facts}
     given = {"kv_groups": (2,), "width": (32,)}
     found = LatencyTable(times, (), Workload(), machine, asdict(SHAPE), "float32", given)
@@ -32,8 +32,12 @@ def table(mean: float, rank: float, **facts: str) -> LatencyTable:
 
 
 def test_all_kinds_together() -> None:
-    rows = [HeldOut(10, 0.01, 0.02, 0.999), HeldOut(30, 0.03, 0.05, 0.99)]
-    assert pooled(rows) == HeldOut(40, pytest.approx(0.025), 0.05, 0.99)  # type: ignore[arg-type]
+    rows = [
+        HeldOut(10, 0.01, 0.02, 0.999, 2.0),
+        HeldOut(20, 0.03, 0.05, 0.99, 1.0),
+        HeldOut(10, 0.03, 0.04, 0.1, 0.05),
+    ]
+    assert pooled(rows) == HeldOut(40, pytest.approx(0.025), 0.05, 0.99, 1.0)  # type: ignore[arg-type]
     text = describe({"structured": table(0.01, 0.999), "sparsity": table(0.02, 0.99, kernels="AVX512")})
     assert "| sparsity | decode | 16 | 2.00% | 6.00% | 0.9900 |" in text
     assert "| all | prefill | 32 | 1.50% | 6.00% | 0.9900 (the lowest) |" in text

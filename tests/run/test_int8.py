@@ -11,7 +11,7 @@ import torch
 from autoprune.kernels import native
 from autoprune.kernels.selector import RoundedLinear, Selector
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, SettingError
 from autoprune.models.llama import LlamaAdapter
 from autoprune.run import latency
 from autoprune.run.int8 import SETTING, check_int8, in_int8
@@ -68,3 +68,15 @@ def test_it_is_refused_where_nothing_would_run_or_be_told() -> None:
     ):
         with pytest.raises(AutopruneError, match=f"^{SETTING}.*{says}"):
             check_int8(parts_with(True, **given))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_in_int8_is_not_trained_on_silently(tmp_path: Path) -> None:
+    from autoprune.progress import Progress
+    from autoprune.run.recover import recover_checkpoint
+
+    folder = tmp_path / "small"
+    (folder / "int8").mkdir(parents=True)
+    (folder / "int8" / "model.safetensors").touch()
+    (folder / "autoprune_plan.json").write_text(full_plan(LlamaAdapter(tiny.llama(blocks=1)).shape).to_json())
+    with pytest.raises(SettingError, match="is in int8, which training would leave"):
+        recover_checkpoint(folder, tmp_path / "to", SimpleNamespace(), "", Progress(quiet=True))  # type: ignore[arg-type]

@@ -191,9 +191,9 @@ def test_a_further_phase_starts_from_the_finalists_made_to_fit(
     ledger, seeds = create(tmp_path / "ledger.sqlite"), list[Sequence[Candidate]]()
     driver, made = driver_for({"decode": "0.6x"}), KeptDriver._made
 
-    def noting(self: KeptDriver, space: Space, target: Target, given: Any, budget: Budget) -> Any:
+    def noting(self: KeptDriver, space: Space, target: Target, given: Any, *rest: Any) -> Any:
         seeds.append(given)
-        return made(self, space, target, given, budget)
+        return made(self, space, target, given, *rest)
 
     monkeypatch.setattr(KeptDriver, "_made", noting)
     see_through(driver, ledger, FakeExecutor())

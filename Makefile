@@ -19,10 +19,12 @@ demo: $(STAMP)
 	$(BIN)/autoprune demo
 
 # Tests that fork, or start clusters, have processes of their own: mostly they wait, so there are two side by side.
+# So has the made-up GPU, which torch never forgets.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone" --ignore tests/device
+	$(BIN)/python -m pytest tests/device
 	@$(BIN)/python -m pytest -m alone tests/executors > .alone.log 2>&1 & clusters=$$!; \
-	$(BIN)/python -m pytest -m alone --ignore tests/executors; others=$$?; \
+	$(BIN)/python -m pytest -m alone --ignore tests/executors --ignore tests/device; others=$$?; \
 	wait $$clusters; own=$$?; cat .alone.log; rm .alone.log; test $$others -eq 0 -a $$own -eq 0
 
 lint: $(STAMP)

@@ -18,8 +18,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "madeup"
-_setup_privateuseone_for_python_backend(NAME)
-getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
+_setup_privateuseone_for_python_backend(NAME)  # for good, and before anything is derived: see `make test`
+_module = getattr(torch, NAME)
+_module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+_module.get_rng_state = lambda device=0: torch.zeros(0, dtype=torch.uint8)
+_module.set_rng_state = lambda state, device=0: None
 GPU = torch.device(NAME, 0)
 COPIES = ("aten::_to_copy", "aten::copy_")  # what may see both devices
 ANSWERS = {
@@ -65,7 +68,7 @@ class _Factories(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_leaves((args, kwargs))
-        if _named(leaves) == GPU.type or any(isinstance(leaf, OnGpu) for leaf in leaves):
+        if _named(leaves) == NAME or any(isinstance(leaf, OnGpu) for leaf in leaves):
             return _run(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
@@ -88,18 +91,18 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return ANSWERS[name]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     ours = [t for t in tensors if isinstance(t, OnGpu)]
-    target = _named(leaves) or (GPU.type if ours else "cpu")
+    target = _named(leaves) or (NAME if ours else "cpu")
     if name == "aten::copy_":
         target = args[0].device.type
     elif name not in COPIES and ours:
         _check_together(name, tensors)
-    if kwargs.get("generator") is not None and target == GPU.type:
-        raise RuntimeError(f"{name}: Expected a {GPU.type!r} device type for generator but found 'cpu'")
+    if kwargs.get("generator") is not None and target == NAME:
+        raise RuntimeError(f"{name}: Expected a {NAME!r} device type for generator but found 'cpu'")
     args = tree_map(_plain, tuple(args))
     if name == "aten::histc":  # of whole numbers a GPU has it, too
         args = (args[0].float(), *args[1:])
     found = func(*args, **tree_map(_plain, dict(kwargs)))
-    if target != GPU.type:
+    if target != NAME:
         return found
     if any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns):
         known = {id(t.held): t for t in ours}  # those that were written to, as the program knows them
@@ -110,13 +113,13 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
 
 def _check_together(name: str, tensors: Sequence[Tensor]) -> None:
     if any(not isinstance(t, OnGpu) and t.dim() > 0 for t in tensors):
-        raise RuntimeError(f"{name}: Expected all tensors to be on the same device, found {GPU} and cpu")
+        raise RuntimeError(f"{name}: Expected all tensors to be on the same device, found {NAME} and cpu")
 
 
 def _plain(leaf: Any) -> Any:
     if isinstance(leaf, OnGpu):
         return leaf.held
-    return torch.device("cpu") if isinstance(leaf, torch.device) and leaf.type == GPU.type else leaf
+    return torch.device("cpu") if isinstance(leaf, torch.device) and leaf.type == NAME else leaf
 
 
 def _named(leaves: Sequence[Any]) -> str | None:

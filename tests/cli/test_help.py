@@ -25,7 +25,7 @@ OPTIONS = {
     "recover": "--teacher MODEL --data DATA --to OUT [--seed S] [--recovery-steps N] "
     "CHECKPOINT [key=value ...]",
     "profile": "[--to FILE] MODEL [key=value ...]",
-    "zoo": "[--to DIR] {train} NAME",
+    "zoo": "[--to DIR] [--data DATA] {train} NAME",
     "bench": "NAME ...",
     "study": "--to DIR [--data DATA] [--plans N] [--ratio 0.5x] [--steps N] [--windows N] [--seed S] "
     "[--plan PLAN] [--seeds N] [--search-tokens N] {oracle,scratch} MODEL [key=value ...]",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from autoprune.errors import MeasurementError
@@ -71,7 +73,8 @@ def test_a_fork_that_was_killed_still_adopts(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "new").mkdir()
     Ledger.create(tmp_path / "old" / "ledger.sqlite", {})
     Ledger.create(tmp_path / "new" / "ledger.sqlite", {pipeline.ADOPTS: str(tmp_path / "old")})
-    monkeypatch.setattr(pipeline, "_open", lambda *_: None)
+    opened = SimpleNamespace(parts=SimpleNamespace(device=torch.device("cpu")))
+    monkeypatch.setattr(pipeline, "_open", lambda *_: opened)
     monkeypatch.setattr(pipeline, "_check_identity", lambda *_: None)
     monkeypatch.setattr(pipeline, "_adopted", lambda source, run: source)
     monkeypatch.setattr(pipeline, "_finish", lambda run, ledger, executor, adopted: adopted)

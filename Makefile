@@ -18,14 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/autoprune demo
 
-# Tests that fork, or start clusters, have processes of their own: mostly they wait, so there are two side by side.
-# So has the made-up GPU, which torch never forgets.
+# Tests that fork, or start clusters, have processes of their own: mostly they wait, so they run side by side.
+# So does the made-up GPU, which torch never forgets.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not alone" --ignore tests/device
-	$(BIN)/python -m pytest tests/device
-	@$(BIN)/python -m pytest -m alone tests/executors > .alone.log 2>&1 & clusters=$$!; \
+	@$(BIN)/python -m pytest -m alone tests/executors > .clusters.log 2>&1 & clusters=$$!; \
+	$(BIN)/python -m pytest tests/device > .device.log 2>&1 & device=$$!; \
 	$(BIN)/python -m pytest -m alone --ignore tests/executors --ignore tests/device; others=$$?; \
-	wait $$clusters; own=$$?; cat .alone.log; rm .alone.log; test $$others -eq 0 -a $$own -eq 0
+	wait $$clusters; clusters=$$?; wait $$device; device=$$?; cat .clusters.log .device.log; rm .clusters.log .device.log; \
+	test $$others -eq 0 -a $$clusters -eq 0 -a $$device -eq 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.bench.work import Work
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--spaces", nargs="+", default=["structured", "sparsity"], help="what may change")
     found.add_argument("--ratios", type=float, nargs="+", default=[0.7, 0.5], help="kept shares")
     found.add_argument("--experts", nargs="+", default=["clusters", "activation"], help="their criteria")
-    found.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many calibration seeds, from 0")
     found.add_argument("--tokens", type=int, default=32768, help="calibration tokens")
     found.add_argument("--windows", type=int, default=64, help="selection windows, and test windows")
     found.add_argument("--set", nargs="*", default=[], metavar="key=value", help="further settings")

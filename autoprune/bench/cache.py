@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish, spread
+from autoprune.bench.table import count, parser, publish, spread
 from autoprune.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--policies", nargs="+", default=list(POLICIES), help="of space.kv_cache.policy")
     found.add_argument("--ratio", type=float, default=0.25, help="KV bytes to those of the dense model")
     found.add_argument("--tokens", type=float, default=3e5, help="tokens of each search")
-    found.add_argument("--seeds", type=int, default=3, help="how many searches of each policy, from seed 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many searches of each policy, from seed 0")
     found.add_argument("--windows", type=int, default=128, help="test windows")
     found.add_argument("--work", default="results/bench-cache", help="where the runs are kept")
     found.add_argument("--settings", nargs="*", default=[], help="further settings of the searches")

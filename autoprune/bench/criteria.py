@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.bench.work import Work
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> None:
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("criteria", __doc__)
-    found.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many calibration seeds, from 0")
     found.add_argument("--tokens", type=int, default=32768, help="calibration tokens")
     found.add_argument("--windows", type=int, default=64, help="test windows")
     found.add_argument("--ratios", type=float, nargs="+", default=[0.8, 0.6, 0.4], help="kept shares")

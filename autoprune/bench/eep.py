@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.bench.work import Work
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--finalists", type=int, default=20, help="plans of each line that selection sees")
     found.add_argument("--selection", type=int, default=32, help="selection windows")
     found.add_argument("--test", type=int, default=64, help="test windows")
-    found.add_argument("--seeds", type=int, default=5, help="how many seeds of the search, from 0")
+    found.add_argument("--seeds", type=count, default=5, help="how many seeds of the search, from 0")
     found.add_argument("--set", nargs="*", default=[], metavar="key=value", help="further settings")
     found.add_argument("--work", default="results/bench-eep", help="where runs and rows are kept")
     return found.parse_args(list(args))

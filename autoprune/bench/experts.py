@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from autoprune.api import resume, search
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.config import compose
 from autoprune.evaluation import Failure
 from autoprune.export.checkpoint import PLAN_FILE
@@ -58,7 +58,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--ratio", type=float, default=0.5, help="expert memory to dense")
     found.add_argument("--methods", default="auto", metavar="NAME,…", help="searches, by name")
     found.add_argument("--tokens", type=float, default=333e3, help="of a search")
-    found.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many, from 0")
     found.add_argument("--work", default="results/bench-experts", help="where the runs are kept")
     return found.parse_args(list(args))
 

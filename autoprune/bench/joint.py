@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish, spread
+from autoprune.bench.table import count, parser, publish, spread
 from autoprune.objective import Array, Split
 
 SPACES: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument(
         "--set", nargs="*", default=[], metavar="key=value", help="further settings of every search"
     )
-    found.add_argument("--seeds", type=int, default=3, help="how many searches of each kind, from seed 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many searches of each kind, from seed 0")
     found.add_argument("--work", default="results/bench-joint", help="where the runs are kept")
     return found.parse_args(list(args))
 

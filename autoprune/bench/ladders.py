@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.cache import Cache
 from autoprune.evaluation import Failure
 from autoprune.objective import Split
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("ladders", __doc__)
-    found.add_argument("--seeds", type=int, default=3, help="how many calibration seeds, from 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many calibration seeds, from 0")
     found.add_argument("--tokens", type=int, default=65536, help="calibration tokens")
     found.add_argument("--ratios", type=float, nargs="+", default=[0.5], help="block parameters to dense")
     return found.parse_args(list(args))

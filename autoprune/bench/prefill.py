@@ -15,7 +15,7 @@ from contextlib import closing
 import numpy as np
 
 from autoprune.bench.schedules import Row, rows_of, schedule
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.config import compose
 from autoprune.progress import Progress
 from autoprune.run import pipeline
@@ -44,7 +44,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("prefill", __doc__)
     found.add_argument("--ratios", nargs="+", type=float, default=[0.7, 0.5], help="FLOPs to dense")
     found.add_argument("--tokens", type=float, default=3e5, help="tokens of each search")
-    found.add_argument("--seeds", type=int, default=3, help="how many searches of each kind")
+    found.add_argument("--seeds", type=count, default=3, help="how many searches of each kind")
     found.add_argument("--settings", nargs="*", default=[], help="further settings of the searches")
     return found.parse_args(list(args))
 

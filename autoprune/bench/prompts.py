@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.errors import SettingError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main(args: Sequence[str]) -> None:
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("prompts", __doc__, model=False)
     for name, value in {"hidden": 768, "ffn": 2048, "tokens": 512, "rounds": 15}.items():
-        found.add_argument(f"--{name}", type=int, default=value, help="(%(default)s)")
+        found.add_argument(f"--{name}", type=count, default=value, help="(%(default)s)")
     found.add_argument("--keep", type=int, nargs="+", default=list(KEEP), help="per cent, one a block")
     options = found.parse_args(list(args))
     if wrong := [keep for keep in options.keep if not 1 <= keep <= 100]:

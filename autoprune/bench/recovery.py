@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.run.folder import write_json
 from autoprune.space import Plan, digest
 
@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> None:
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     found = parser("recovery", __doc__)
-    found.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    found.add_argument("--seeds", type=count, default=3, help="how many seeds, from 0")
     found.add_argument("--steps", type=int, help="of a recovery, instead of the default")
     found.add_argument("--tokens", type=float, default=5e5, help="of the search; 0 leaves it out")
     found.add_argument(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.bench.work import Row, Work
 from autoprune.config import compose
 from autoprune.errors import SettingError
@@ -69,7 +69,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--tokens", type=float, default=2.4e6, help="fitness tokens of a search")
     found.add_argument("--calibration", type=int, default=65_536, help="calibration tokens")
     found.add_argument("--finalists", type=int, default=8, help="plans of a search, on selection")
-    found.add_argument("--seeds", type=int, default=5, help="how many seeds")
+    found.add_argument("--seeds", type=count, default=5, help="how many seeds")
     found.add_argument("--first", type=int, default=0, help="the first of them")
     found.add_argument("--settings", nargs="*", default=[], metavar="key=value", help="of all searches")
     found.add_argument("--work", default="results/bench-rounds", help="where the runs are kept")

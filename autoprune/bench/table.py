@@ -9,17 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
+from autoprune.commands.parser import Parser
+
 
 def parser(name: str, doc: str | None, model: bool = True) -> argparse.ArgumentParser:
     """Arguments of `autoprune bench NAME`: `--to`, and with `model` also `--model` and `--data`."""
-    found = argparse.ArgumentParser(
-        prog=f"autoprune bench {name}", description=(doc or "").partition("\n")[0]
-    )
+    found = Parser(prog=f"autoprune bench {name}", description=(doc or "").partition("\n")[0])
     if model:
         found.add_argument("--model", default="docs-llama", help="a built-in name or a folder")
         found.add_argument("--data", default="auto", help="a built-in name, a file or a folder")
     found.add_argument("--to", default=f"results/bench/{name}.md", help="the table")
     return found
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, as an argument."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
 
 
 def publish(name: str, doc: str | None, args: Sequence[str], table: str, to: str | Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.bench.methods import searcher, structured, sublayers
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.objective import Constraint, Objective, Proposal, Result, non_dominated
 from autoprune.report.hypervolume import hypervolume
 from autoprune.run.seeds import seed_candidates
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
     """Run, print and write both tables."""
     given = parser("tabular", __doc__, model=False)
     given.add_argument("--methods", nargs="+", default=METHODS, help="which methods")
-    given.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    given.add_argument("--seeds", type=count, default=3, help="how many seeds, from 0")
     given.add_argument("--windows", type=int, default=16_000, help="window evaluations of a search")
     given.add_argument("--evaluations", type=int, default=1500, help="of 16 windows, in the enumerated case")
     options = given.parse_args(list(args))

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from autoprune.bench.schedules import Row, rows_of, schedule
-from autoprune.bench.table import parser, publish, spread
+from autoprune.bench.table import count, parser, publish, spread
 from autoprune.config import compose
 from autoprune.models import adapter_for
 from autoprune.models.load import load_model
@@ -55,7 +55,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--ratio", type=float, default=0.7, help="FLOPs to dense")
     found.add_argument("--items", type=int, default=12_000, help="fitness items put through a model")
     found.add_argument("--judged", type=int, default=3000, help="selection items, and test items, at most")
-    found.add_argument("--seeds", type=int, default=3, help="how many searches of each kind")
+    found.add_argument("--seeds", type=count, default=3, help="how many searches of each kind")
     found.add_argument("--set", nargs="*", default=list(SEARCH), metavar="key=value", help="further settings")
     options = found.parse_args(list(args))
     if len(options.data) not in (1, len(options.models)):

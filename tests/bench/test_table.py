@@ -8,7 +8,7 @@ import pytest
 
 from autoprune import api, catalogue
 from autoprune.bench import BENCHMARKS
-from autoprune.bench.table import parser, publish, spread
+from autoprune.bench.table import count, parser, publish, spread
 from autoprune.errors import SettingError
 
 
@@ -43,3 +43,12 @@ def test_a_benchmark_has_a_line_and_arguments(name: str, capsys: pytest.CaptureF
 def test_an_unknown_benchmark_is_a_mistake() -> None:
     with pytest.raises(SettingError, match="'serch' is unknown.*search"):
         api.bench("serch", [])
+
+
+@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--seeds", "two"], ["--sed", "3"]])
+def test_a_mistake_in_an_argument_is_one_line(wrong: list[str]) -> None:
+    found = parser("some", "Does something.")
+    found.add_argument("--seeds", type=count, default=3)
+    with pytest.raises(SettingError, match="^bench some: ") as told:
+        found.parse_args(wrong)
+    assert "\n" not in str(told.value)

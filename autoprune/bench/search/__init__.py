@@ -18,7 +18,7 @@ from pathlib import Path
 
 from autoprune.bench.search import methods, outcomes, runs, tables
 from autoprune.bench.search.scoring import Scored, scoring_of
-from autoprune.bench.table import parser, publish
+from autoprune.bench.table import count, parser, publish
 from autoprune.errors import SettingError
 
 LOWEST = 0.3  # the uniform plan whose KL bounds the hypervolume
@@ -52,7 +52,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--budgets", type=_counts, default=(1_000_000, 3_000_000), help="tokens of a run")
     found.add_argument("--fronts", default="", metavar="M,…", help="methods that search whole fronts")
     found.add_argument("--front-budgets", type=_counts, default=(3_000_000,), help="tokens of a front's run")
-    found.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0")
+    found.add_argument("--seeds", type=count, default=5, help="how many seeds, from 0")
     found.add_argument("--finalists", type=int, default=8, help="plans of a run at a target, on selection")
     found.add_argument("--jobs", type=int, default=1, help="runs at a time, one process each")
     found.add_argument(

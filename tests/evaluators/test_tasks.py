@@ -260,7 +260,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(folder: Path, tmp_path:
 def test_real_sets_on_a_plan_its_model_and_its_checkpoint(
     real_data: Path, root: Path, tmp_path: Path
 ) -> None:
-    """Twelve paradigms of minimal pairs and three sets of questions, 20 items each."""
+    """Twelve paradigms of minimal pairs and three sets of questions, 10 items each."""
     from autoprune.models.load import load_model
     from evaluators.tasks import Tasks
 
@@ -277,7 +277,7 @@ def test_real_sets_on_a_plan_its_model_and_its_checkpoint(
     adapter = LlamaAdapter(loaded.model)
     net, shape = Supernet(adapter, Prefixes(adapter)), adapter.shape
     plan = Plan.of([(shape.kv_groups, 3 * shape.ffn // 4), (0, shape.ffn)] + [(2, 64)] * (shape.blocks - 2))
-    evaluator = Tasks([f.stem for f in files], include=str(tmp_path), limit=20)
+    evaluator = Tasks([f.stem for f in files], include=str(tmp_path), limit=10)
     evaluator.bind(context(tmp_path, loaded.tokenizer, 512))
     model = adapter.install(plan, net.ladders.weights, torch.float32)
     model.save_pretrained(tmp_path / "checkpoint")

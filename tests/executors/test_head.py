@@ -18,6 +18,7 @@ from tests.ray_head import head, head_port, switch_off
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone]
 ACCESS = {"RAY_AUTH_MODE": "disabled"}
+LONG = "tokens=80000"  # the search must outlast the second in which a head that has gone is noticed
 
 
 def started(*words: str) -> subprocess.Popen[str]:
@@ -34,7 +35,7 @@ def test_a_head_started_anew_stops_the_run_in_a_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
-    words, run, port = make(tmp_path), tmp_path / "run", head_port()
+    words, run, port = [*make(tmp_path), LONG], tmp_path / "run", head_port()
     assert main([*words, f"out={tmp_path / 'serial'}"]) == 0
     ray = ["executor=ray", "executor.workers=1", f"executor.address=127.0.0.1:{port}"]
 

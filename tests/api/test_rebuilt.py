@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,6 @@ import pandas as pd
 import pytest
 
 import autoprune
-from autoprune.cache import default_root
 from autoprune.config import compose
 from autoprune.errors import LedgerError
 from autoprune.front import Front
@@ -24,6 +21,7 @@ from autoprune.progress import Progress
 from autoprune.run.parts import open_parts
 from autoprune.run.supernets import SUPERNET, parts_with
 from autoprune.space import Plan
+from tests.killing import SCORES, events, killed_without_ladders
 
 pytestmark = pytest.mark.alone
 
@@ -35,7 +33,6 @@ TYR = (
     "search.iterations=3",
 )
 NAMED: dict[str, Any] = {"search": "tyr", "constraints": {"params": "0.6x"}, "tokens": 9000}
-SCORES = ["name", "key", "kl_fitness", "kl_selection", "kl_test", "ladders"]
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +42,11 @@ def rebuilt(given: Any, tmp_path_factory: pytest.TempPathFactory) -> Front:
     return found
 
 
-def noted(folder: Path) -> list[dict[str, Any]]:
-    with closing(Ledger.open(folder / "ledger.sqlite")) as ledger:
-        return ledger.events(SUPERNET)
-
-
 def test_searched_rows_name_the_last_ladders_and_uniform_rows_none(rebuilt: Front) -> None:
-    frame, events = rebuilt.frame(), noted(rebuilt.folder)
-    assert [e["number"] for e in events] == [0, 1, 2] and len({e["ladders"] for e in events}) == 3
+    frame, noted = rebuilt.frame(), events(rebuilt.folder, SUPERNET)
+    assert [e["number"] for e in noted] == [0, 1, 2] and len({e["ladders"] for e in noted}) == 3
     front = frame[frame["name"] == "front"]
-    assert len(front) and set(front["ladders"]) == {events[-1]["ladders"]}
+    assert len(front) and set(front["ladders"]) == {noted[-1]["ladders"]}
     assert frame[frame["name"] != "front"]["ladders"].isna().all()
     assert (front["params_ratio"] <= 0.6 + 1e-9).all() and set(front["method"]) == {"tyr"}
     for said in ("leaderboard.md", "report.html"):
@@ -92,21 +84,11 @@ def test_the_checkpoint_has_the_last_ladders_weights(rebuilt: Front, given: Any,
 def test_killed_in_any_phase_and_resumed_it_ends_the_same(
     rebuilt: Front, given: Any, tmp_path: Path, runs: SimpleNamespace, share: float
 ) -> None:
-    """SIGKILL, and then even the ladders are gone: they are built again, bit for bit."""
-    out, log = tmp_path / "run", tmp_path / "log"
+    out = tmp_path / "run"
     words = [f"model={given.model}", f"data={given.text}", f"out={out}", "search=tyr", "tokens=9000"]
-    line = [*words, "constraints={params: 0.6x}", *given.line(out)[5:-2], *TYR]
-    pid = runs.fork(line, log)
-    records = int(share * runs.progress(rebuilt.folder))
-    assert runs.signal_at(pid, out, records, signal.SIGKILL) == -signal.SIGKILL, log.read_text()
-    for event in noted(out):
-        shutil.rmtree(default_root() / "ladders" / event["ladders"])
-    assert os.waitstatus_to_exitcode(os.waitpid(runs.fork(["resume", str(out)], log), 0)[1]) == 0, (
-        log.read_text()
+    killed_without_ladders(
+        runs, [*words, "constraints={params: 0.6x}", *given.line(out)[5:-2], *TYR], rebuilt, share
     )
-    assert runs.ordered(out) == runs.ordered(rebuilt.folder)
-    pd.testing.assert_frame_equal(Front(out).frame()[SCORES], rebuilt.frame()[SCORES])
-    assert [e["spec"] for e in noted(out)] == [e["spec"] for e in noted(rebuilt.folder)]
 
 
 def test_a_ledger_that_notes_other_ladders_is_refused(rebuilt: Front, tmp_path: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from autoprune.cache import default_root
 from autoprune.front import Front
 from autoprune.ledger import Ledger
 from autoprune.run.finals import chosen
 from autoprune.run.supernets import SUPERNET
 from autoprune.run.targets import PHASE
 from autoprune.study import SupernetSpec
+from tests.killing import events, killed_without_ladders
 
 pytestmark = pytest.mark.alone
 
@@ -28,7 +24,6 @@ SETTINGS = (
     *("calibration.rounds=[1,1]", "calibration.follow=2", "calibration.relative=true"),
 )
 NAMED: dict[str, Any] = {"search": "auto", "constraints": {"params": "0.6x"}, "tokens": 6000}
-SCORES = ["name", "key", "kl_fitness", "kl_selection", "kl_test", "ladders"]
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +31,6 @@ def whole(given: Any, tmp_path_factory: pytest.TempPathFactory) -> Front:
     """A finished run, best/ included."""
     found: Front = given.search(tmp_path_factory.mktemp("rounds") / "run", *SETTINGS, **NAMED)
     return found
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    with closing(Ledger.open(folder / "ledger.sqlite")) as ledger:
-        return ledger.events(kind)
 
 
 def test_the_front_is_on_ladders_rebuilt_around_the_first_round_s_champion(whole: Front) -> None:
@@ -57,17 +47,7 @@ def test_the_front_is_on_ladders_rebuilt_around_the_first_round_s_champion(whole
 def test_killed_in_the_second_round_and_resumed_it_ends_the_same(
     whole: Front, given: Any, tmp_path: Path, runs: SimpleNamespace
 ) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
+    out = tmp_path / "run"
     words = [f"model={given.model}", f"data={given.text}", f"out={out}", "search=auto", "tokens=6000"]
     line = [*words, "constraints={params: 0.6x}", *given.line(out)[5:-2], *SETTINGS]
-    pid = runs.fork(line, log)
-    records = int(0.8 * runs.progress(whole.folder))
-    assert runs.signal_at(pid, out, records, signal.SIGKILL) == -signal.SIGKILL, log.read_text()
-    (noted,) = events(out, SUPERNET)
-    shutil.rmtree(default_root() / "ladders" / noted["ladders"])
-    assert os.waitstatus_to_exitcode(os.waitpid(runs.fork(["resume", str(out)], log), 0)[1]) == 0, (
-        log.read_text()
-    )
-    assert runs.ordered(out) == runs.ordered(whole.folder)
-    pd.testing.assert_frame_equal(Front(out).frame()[SCORES], whole.frame()[SCORES])
-    assert events(out, SUPERNET)[0]["spec"] == noted["spec"]
+    assert killed_without_ladders(runs, line, whole, 0.8) == 1

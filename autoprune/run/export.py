@@ -18,7 +18,7 @@ from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
-from autoprune.run.int8 import SETTING, check_int8, in_int8, test_figures, told
+from autoprune.run.int8 import SETTING, check_int8, in_int8, figures_on_test, told
 from autoprune.run.prompts import HEADS_REFIT, REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen
@@ -121,7 +121,7 @@ def _of_int8(
     """What is still true of the figures when linear maps are in int8, and both ways' quality on *test*."""
     gone = BYTES if in_int8(run.cfg) else (*BYTES, *TIMES)
     kept = {name: value for name, value in figures.items() if name not in gone}
-    both = test_figures(run.parts, model, maps)
+    both = figures_on_test(run.parts, model, maps)
     run.progress.say(told(both))
     return kept | both
 

@@ -53,7 +53,7 @@ def check_int8(parts: Parts, setting: str = SETTING) -> None:
             )
 
 
-def test_figures(parts: Parts, model: Any, maps: Mapping[str, Rounded]) -> dict[str, float]:
+def figures_on_test(parts: Parts, model: Any, maps: Mapping[str, Rounded]) -> dict[str, float]:
     """KL and perplexity on *test* of a built model as stored, and with its linear maps and their tokens in int8."""
     from autoprune.export.int8 import NAMES, round_in_place
 

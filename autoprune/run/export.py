@@ -18,7 +18,7 @@ from autoprune.pruning.streaming import StreamingLadders
 from autoprune.report import recovered
 from autoprune.report.rows import LADDERS, word
 from autoprune.run import folder
-from autoprune.run.int8 import SETTING, check_int8, in_int8, figures_on_test, told
+from autoprune.run.int8 import SETTING, check_int8, figures_on_test, in_int8, told
 from autoprune.run.prompts import HEADS_REFIT, REFIT
 from autoprune.run.recovery import finish, recovered_model, section, setting_of
 from autoprune.run.refitting import refit_chosen

@@ -61,6 +61,13 @@ def plan(adapter: Any, **settings: int) -> SublayerPlan:
     return SublayerPlan.of("ffn", **{"width": adapter.shape.ffn, "experts": EXPERTS, **named})
 
 
+def test_statistics_with_experts_are_an_artifact_of_their_own(masked: Any) -> None:
+    attention = masked(experts=False).statistics
+    assert masked(experts=True).statistics.name != attention.name
+    with pytest.raises(Exception, match="tokens"):
+        attention.tokens(0, 0)
+
+
 def test_statistics_are_of_the_tokens_that_are_sent_to_an_expert(masked: Any, windows: Any) -> None:
     ladders = masked()
     adapter, statistics = ladders._adapter, ladders.statistics

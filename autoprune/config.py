@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from autoprune.device import check_device
 from autoprune.errors import SettingError, nearest
+from autoprune.precision import WORDS
 
 GROUPS = "autoprune.conf"
 BASELINES = ("uniform", "owl", "magnitude", "nirvana", "stun")  # what `NAME@RATIO` may name
@@ -99,6 +100,9 @@ class Config:
         8  # windows in a micro-batch: fixed, because the grouping decides the last bits of a score
     )
     threads: int = 1
+    precision: str = (
+        "fp32"  # or bf16: what sublayers multiply in while searching; selection and test are fp32
+    )
     device: str = "auto"  # or cpu, cuda, cuda:N; auto: cuda where there is one, else cpu
     space: dict[str, Any] = MISSING
     search: dict[str, Any] = MISSING
@@ -231,6 +235,8 @@ def validate(cfg: DictConfig) -> None:
         )
     if cfg.latency.mode not in MODES:
         raise SettingError(f"latency.mode={cfg.latency.mode} is unknown" + nearest(cfg.latency.mode, MODES))
+    if cfg.precision not in WORDS:
+        raise SettingError(f"precision={cfg.precision} is unknown" + nearest(cfg.precision, WORDS))
     if cfg.latency.stale not in STALE:
         raise SettingError(
             f"latency.stale={cfg.latency.stale} is unknown" + nearest(cfg.latency.stale, STALE)

@@ -18,6 +18,7 @@ from autoprune.errors import AutopruneError, DataError, SettingError, SpaceError
 from autoprune.forward import Runner
 from autoprune.objective import Fidelity, Split
 from autoprune.out_of_memory import out_of_memory
+from autoprune.precision import FULL, products_in
 from autoprune.shape import Shape
 from autoprune.space import Plan
 from autoprune.supernet import Supernet
@@ -75,9 +76,7 @@ class Context:
     sequences: int = 8  # rows in a micro-batch
     window: int = 256
     longest: int = 1 << 20  # tokens that the model can read
-    prompt_len: int | None = (
-        None  # tokens of a window that are a prompt: what follows is scored; None: all is
-    )
+    prompt_len: int | None = None  # tokens of a window that are a prompt and not scored; None: none
 
 
 class LogitEvaluator(Protocol):
@@ -163,9 +162,10 @@ class Evaluation:
         context: Context,
         sequences: int,
         only: Split | None = None,
+        precision: str = FULL,
     ) -> None:
-        """`only`: the split it serves; None: any. A search gets one that serves *fitness* and nothing else."""
-        self.only = only
+        """`only`: the split it serves; None: any. A search gets one for *fitness* alone, in its `precision`."""
+        self.only, self.precision = only, precision
         self.supernet = supernet
         self.corpus = corpus
         self.evaluators: tuple[LogitEvaluator, ...] = tuple(
@@ -195,7 +195,8 @@ class Evaluation:
             )
         size = self.sequences if sequences is None else sequences
         try:
-            return self._evaluate(plans, fidelity, size)
+            with products_in(self.precision):
+                return self._evaluate(plans, fidelity, size)
         except SpaceError as error:
             caught: Exception = error
         except (AutopruneError, OSError):

@@ -73,17 +73,16 @@ class StreamedSupernet(Supernet):
             for batch in range(batches):
                 state = states.take((node, batch))
                 for position, sublayer in enumerate(branches):
-                    after.put((first[node] + position, batch), self._run(at, sublayer, state))
+                    after.put((first[node] + position, batch), self._moved(at, sublayer, state))
         after.settle()
         self.feed.drop(at // 2, plans[0].sublayers[at].kind)
         return made
 
-    def _run(self, at: int, sublayer: SublayerPlan, state: State) -> State:
+    def _moved(self, at: int, sublayer: SublayerPlan, state: State) -> State:
         if sublayer.gone:
             return state
         self.telemetry.runs += 1
-        weights = self.ladders.weights(at // 2, sublayer)
-        return self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
+        return self._run(at, sublayer, state)
 
     def _visit(self, nodes: list[list[int]], batches: int, states: _States, visit: VisitMany) -> None:
         for batch in range(batches):

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from autoprune import precision
 from autoprune.models.base import Adapter, State, Weights
 from autoprune.space import Plan, SublayerPlan
 from autoprune.trie import common, trie_order
@@ -77,8 +78,7 @@ class Supernet:
         for at in range(depth, len(plan.sublayers)):
             sublayer = plan.sublayers[at]
             if not sublayer.gone:
-                weights = self.ladders.weights(at // 2, sublayer)
-                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
+                state = self._run(at, sublayer, state)
                 self.telemetry.runs += 1
             if at + 1 in branches and at + 1 not in kept:
                 kept[at + 1] = state
@@ -87,6 +87,11 @@ class Supernet:
                     shallow = min((d for d in kept if d > 0), default=0)
                     kept.pop(shallow if shallow else at + 1)
         return state
+
+    def _run(self, at: int, sublayer: SublayerPlan, state: State) -> State:
+        weights = self.ladders.weights(at // 2, sublayer)
+        with precision.sublayer(state.hidden.device):
+            return self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
 
     def first_bad_sublayer(self, plan: Plan, ids: Tensor) -> str:
         """Where non-finite values first appear when `plan` runs on ids [B, T]: `block 3 attention`, or `head`."""
@@ -97,8 +102,7 @@ class Supernet:
             for at, sublayer in enumerate(plan.sublayers):
                 if sublayer.gone:
                     continue
-                weights = self.ladders.weights(at // 2, sublayer)
-                state = self.adapter.run_sublayer(at // 2, sublayer.kind, state, weights, sublayer)
+                state = self._run(at, sublayer, state)
                 if not bool(torch.isfinite(state.hidden).all()):
                     return f"block {at // 2} {sublayer.kind}"
         return "the head"

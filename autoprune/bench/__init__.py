@@ -38,6 +38,7 @@ BENCHMARKS = (
     "streaming",
     "hidden",
     "rounds",
+    "precision",
 )  # modules of this package with a `main(args)`
 
 

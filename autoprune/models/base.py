@@ -119,3 +119,8 @@ class SublayerWeights(Protocol):
 
     def __call__(self, block: int, plan: SublayerPlan) -> Weights:
         """Weights of one sublayer that is not gone."""
+
+
+def added(out: Tensor, hidden: Tensor) -> Tensor:
+    """A sublayer's output, which is not used again, on the residual stream: in its dtype, whatever that of `out`."""
+    return out.add_(hidden) if out.dtype == hidden.dtype else hidden + out

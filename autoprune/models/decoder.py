@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from autoprune.errors import UnsupportedModelError
 from autoprune.kv_policy import policy_of
 from autoprune.models import norms
-from autoprune.models.base import State, SublayerWeights, Units, Weights
+from autoprune.models.base import State, SublayerWeights, Units, Weights, added
 from autoprune.models.caching import attend
 from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
@@ -116,7 +116,7 @@ class Decoder:
         """The residual plus what the sublayer adds to it, [B, T, d]."""
         name = "o" if kind == "attention" else "down"
         out = self._apply(name, self.inner(block, kind, state, weights, plan), weights)
-        return out.add_(state.hidden)
+        return added(out, state.hidden)
 
     def head(self, state: State) -> Tensor:
         """Logits [B, T, V] after the final norm."""

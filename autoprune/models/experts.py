@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import UnsupportedModelError
-from autoprune.models.base import State, Units, Weights
+from autoprune.models.base import State, Units, Weights, added
 from autoprune.models.decoder import Decoder
 from autoprune.models.layout import Modules
+from autoprune.precision import exact
 from autoprune.shape import Shape
 from autoprune.space import Kind, SublayerPlan
 
@@ -70,7 +71,8 @@ class ExpertDecoder(Decoder):
         Shares that sum to one are computed from the chosen experts' logits alone, which is the same, so that an expert
         whom nobody chose can go without changing a bit.
         """
-        logits = self._linear(x, weights["router"])
+        with exact(x.device):  # rounding would send tokens elsewhere
+            logits = self._linear(x, weights["router"])
         k = self.shape.experts_per_token
         k = min(k if plan is None else int(plan.get("experts_per_token", k)), logits.shape[1])
         if self.normalised(self.model.config):
@@ -107,11 +109,11 @@ class ExpertDecoder(Decoder):
         if kind == "attention":
             return super().run_sublayer(block, kind, state, weights, plan)
         x = self.normed(state, weights)
-        out = self._shared(x, weights) if "shared_router" in weights else torch.zeros_like(x)
+        out = self._shared(x, weights).to(x.dtype) if "shared_router" in weights else torch.zeros_like(x)
         for expert, tokens, shares in self.route(x, weights, plan).experts():
             found = self._linear(self.activate(expert, x[tokens], weights), weights["down"][expert])
             out.index_add_(0, tokens, found * shares[:, None])
-        return replace(state, hidden=out.view_as(state.hidden).add_(state.hidden))
+        return replace(state, hidden=added(out.view_as(state.hidden), state.hidden))
 
     def units(self, kind: Kind) -> Units:
         """KV groups, or the neurons of every expert: each expert loses as many."""

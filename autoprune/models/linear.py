@@ -15,9 +15,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     In fp32 on the CPU oneDNN is used (2.3 times the rate of the default library on AMD) for weights stored by rows or
     by columns, the two layouts of ladders and their prefixes; the rule depends on dtype and layout only, so a plan's
     numbers do not change with its neighbours. Where gradients are asked for it is the default library: oneDNN's map has
-    no backward.
+    no backward. Under autocast it is torch's own, in the dtype that this says.
     """
-    if _differentiated(x, weight):
+    if _differentiated(x, weight) or torch.is_autocast_enabled(x.device.type):
         return functional.linear(x, weight, bias)
     if _ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and _dense_layout(weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]

@@ -11,10 +11,12 @@ from pathlib import Path
 from autoprune.errors import MeasurementError, SettingError, UnsupportedModelError
 from autoprune.evaluation import Evaluation, Failure
 from autoprune.objective import Fidelity, Split
+from autoprune.precision import FULL
 from autoprune.run.parts import Parts
 from autoprune.study import Budget, Phase
 
 KL_DENSE = 1e-5
+KL_ROUNDED = 5e-3  # of the dense plan with products in bf16; 1e-4 is usual
 BYTES_PER_RESULT = 4096
 TEACHER = 512 * 6 + 32 * 8  # bytes a token of the divergence's defaults, at most
 SPARE = 1.25  # what a table leaves for the plans that it is measured for, itself included
@@ -57,7 +59,7 @@ def _check_share(name: str, needed: int, given: int | None, whole: int | None, s
 
 
 def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:
-    """Score the dense plan, refuse KL above 1e-5; returns the seconds it took after a warm-up.
+    """Score the dense plan, refuse KL above 1e-5, of rounded products 5e-3; returns its seconds after a warm-up.
 
     A plan that keeps all of a model of smaller hidden width is not dense: any KL will do.
     """
@@ -71,7 +73,12 @@ def check_dense(parts: Parts, evaluation: Evaluation, windows: int) -> float:
     kl, shape = outcome.metrics.get("kl", 0.0), parts.adapter.shape
     if parts.given is not None and parts.given.wider(shape):
         return seconds / fidelity.count
-    if not abs(kl) <= KL_DENSE:
+    if evaluation.precision != FULL and abs(kl) > KL_ROUNDED:
+        raise SettingError(
+            f"precision={evaluation.precision} is too coarse for this model: its dense plan has a KL of {kl:.2e} "
+            f"by rounding alone, above {KL_ROUNDED:.0e}; allowed: precision={FULL}"
+        )
+    if evaluation.precision == FULL and not abs(kl) <= KL_DENSE:
         raise MeasurementError(
             f"KL of the dense plan is {kl:.2e}, above {KL_DENSE:.0e}; the ladders are wrong"
         )

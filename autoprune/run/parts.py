@@ -18,6 +18,7 @@ from autoprune.evaluation import Context, Evaluation, FinalEvaluator, Searchable
 from autoprune.models import adapter_for
 from autoprune.models.load import Loaded, load_model
 from autoprune.objective import Fidelity, Objective, Split, cost_name
+from autoprune.precision import FULL
 from autoprune.pruning.build import ladder_folder
 from autoprune.pruning.ladders import StoredLadders
 from autoprune.pruning.masks.build import masked
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from autoprune.study import SupernetSpec
 
 
+PRECISION = "precision"  # in a run's identity, where it is not fp32
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a run works with."""
@@ -91,11 +95,13 @@ class Parts:
         """What every evaluation depends on."""
         masks = {"masks": self.ladders.name} if isinstance(self.ladders, MaskedLadders) else {}
         prompt = getattr(self.adapter, "prompt_len", None)
+        precision = precision_of(self.cfg)
         return {
             "model": self.loaded.digest,
             "corpus": self.corpus.digest + ("" if prompt is None else f"-{prompt}"),
             "ladders": self.ladder_folder.name,
             **masks,
+            **({} if precision == FULL else {PRECISION: precision}),
         }
 
     @property
@@ -131,14 +137,15 @@ class Parts:
         evaluators: Sequence[WindowEvaluator],
         supernet: Supernet | None = None,
         only: Split | None = None,
+        precision: str = FULL,
     ) -> Evaluation:
         """An evaluation with these evaluators on the run's corpus, and on its supernet unless told another.
 
-        `only`: the one split that it serves.
+        `only`: the one split that it serves; `precision`: what sublayers multiply in.
         """
         context = self.context()
         chosen = self.supernet if supernet is None else supernet
-        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences), only)
+        return Evaluation(chosen, self.corpus, evaluators, context, int(self.cfg.sequences), only, precision)
 
     def rebuilt(self, spec: SupernetSpec, progress: Progress) -> Parts:
         """The same with another supernet; its ladders are built now, or taken from the cache."""
@@ -300,8 +307,14 @@ def search_evaluators(parts: Parts, wanted: Sequence[Objective]) -> list[WindowE
 
 
 def search_evaluation(parts: Parts, wanted: Sequence[Objective]) -> Evaluation:
-    """What the objectives need, on *fitness* windows and no others."""
-    return parts.evaluation(search_evaluators(parts, wanted), only=Split.FITNESS)
+    """What the objectives need, on *fitness* windows and no others, in the run's precision."""
+    chosen = search_evaluators(parts, wanted)
+    return parts.evaluation(chosen, only=Split.FITNESS, precision=precision_of(parts.cfg))
+
+
+def precision_of(cfg: DictConfig) -> str:
+    """What a search's evaluations compute in; settings from before there was a choice mean fp32."""
+    return str(cfg.get("precision") or FULL)
 
 
 def instantiate(node: Any, *args: Any) -> Any:

@@ -12,6 +12,7 @@ from autoprune.device import make_do, searched_on, settle
 from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
+from autoprune.precision import FULL
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_budget, check_dense, estimate
 from autoprune.run.choosing import shared_of
@@ -22,10 +23,12 @@ from autoprune.run.keeping import Correction, KeptDriver, latencies
 from autoprune.run.latency import latency_table, measure_front
 from autoprune.run.outputs import write_outputs
 from autoprune.run.parts import (
+    PRECISION,
     Parts,
     check_finals,
     objectives,
     open_parts,
+    precision_of,
     search_evaluation,
 )
 from autoprune.run.ranking import ranked
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from autoprune.progress import Progress
 
 
+ROUNDED = "While searching sublayers multiplied in {}; KL on selection and test is computed in fp32."
 DEVICE = "device"  # in the ledger's meta: where plans are evaluated
 ADOPTS = "adopts"  # in the ledger's meta: the run that a fork takes evaluations from
 Adopted = dict[str, dict[tuple[str, Fidelity], Recorded]]  # by the name of ladders, then plan key and windows
@@ -111,6 +115,8 @@ def _begin(
     origin = {} if adopt is None else {ADOPTS: str(adopt)}
     where = {DEVICE: searched_on(cfg, run.parts.device)}
     ledger = Ledger.create(path / FILE, {**_identity(run), **where, **origin})
+    if (precision := precision_of(cfg)) != FULL:
+        ledger.event("note", text=ROUNDED.format(precision))
     if run.parts.given is not None:
         base, width = run.space.cost(run.space.dense), run.parts.adapter.shape.hidden
         ledger.event("note", text=run.parts.given.told(base, width, int(cfg.window)))
@@ -196,7 +202,10 @@ def _check_budget(run: Run) -> None:
 def _check_dense(run: Run) -> float:
     with run.progress.stage("self-check"):
         evaluation = search_evaluation(run.parts, run.objectives)
-        return check_dense(run.parts, evaluation, run.parts.corpus.count(Split.FITNESS))
+        windows = run.parts.corpus.count(Split.FITNESS)
+        if evaluation.precision != FULL:
+            check_dense(run.parts, run.parts.evaluation(run.parts.evaluators), windows)
+        return check_dense(run.parts, evaluation, windows)
 
 
 def _identity(run: Run) -> dict[str, str]:
@@ -289,7 +298,7 @@ def _adopted(source: Path | None, run: Run) -> Adopted:
         return {}
     other = folder.open_ledger(source)
     stored, identity = other.meta(), _identity(run)
-    for name in ("model", "corpus", "ladders", "masks"):
+    for name in ("model", "corpus", "ladders", "masks", PRECISION):
         if stored.get(name) != identity.get(name):
             raise LedgerError(
                 f"{source}: its {name} is {stored.get(name)}, here it is {identity.get(name)}; nothing fits"

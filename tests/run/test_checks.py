@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from autoprune.config import compose
 from autoprune.errors import MeasurementError, SettingError, UnsupportedModelError
+from autoprune.objective import Fidelity, Objective, Split
 from autoprune.progress import Progress
 from autoprune.run import checks
 from autoprune.run.checks import check_dense, estimate
@@ -91,8 +93,6 @@ def test_a_full_disk_is_refused(parts: Parts, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_search_pays_only_for_the_metrics_it_asks_for(parts: Parts) -> None:
-    from autoprune.objective import Objective
-
     names = [type(e).__name__ for e in search_evaluators(parts, (Objective("kl"), Objective("params")))]
     assert names == ["Divergence"]
     assert [type(e).__name__ for e in search_evaluators(parts, (Objective("perplexity"),))] == ["Perplexity"]
@@ -100,7 +100,38 @@ def test_a_search_pays_only_for_the_metrics_it_asks_for(parts: Parts) -> None:
 
 def test_a_searchs_evaluation_has_only_what_it_needs_and_only_fitness(parts: Parts) -> None:
     """An evaluator on held-out windows cannot be handed to a searcher."""
-    from autoprune.objective import Objective, Split
-
     found = search_evaluation(parts, (Objective("kl"),))
     assert [type(e).__name__ for e in found.evaluators] == ["Divergence"] and found.only is Split.FITNESS
+
+
+def rounding(parts: Parts) -> Parts:
+    cfg = copy.deepcopy(parts.cfg)
+    cfg.precision = "bf16"
+    return replace(parts, cfg=cfg)
+
+
+def test_a_search_in_bf16_leaves_all_other_evaluations_exact(parts: Parts) -> None:
+    plan, fidelity = parts.dense_plan(), Fidelity(Split.FITNESS, (0, 4))
+
+    def kl(evaluation: Any) -> float:
+        return float(evaluation.evaluate([plan], fidelity)[0].metrics["kl"])
+
+    rounded = search_evaluation(rounding(parts), (Objective("kl"),))
+    assert abs(kl(rounded)) < 5e-3
+    assert check_dense(rounding(parts), rounded, 4) > 0
+    assert kl(evaluation(rounding(parts))) == kl(evaluation(parts)) != kl(rounded)
+    assert rounding(parts).digests == {**parts.digests, "precision": "bf16"}
+
+
+def test_rounding_that_hides_what_a_search_looks_for_is_refused(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "KL_ROUNDED", 1e-9)
+    rounded = search_evaluation(rounding(parts), (Objective("kl"),))
+    with pytest.raises(SettingError, match="precision=bf16 is too coarse .* allowed: precision=fp32"):
+        check_dense(rounding(parts), rounded, 4)
+
+
+def test_an_unknown_precision_is_one_line() -> None:
+    with pytest.raises(SettingError, match="precision=bf61 is unknown; did you mean 'bf16'"):
+        compose(["model=docs-llama", "precision=bf61"])

@@ -48,5 +48,6 @@ def _drawn(
     values: torch.Tensor, sizes: torch.Tensor, target: torch.Tensor, held: torch.Tensor
 ) -> torch.Tensor:
     where = target[:, :, None].expand_as(values)
-    total = torch.zeros_like(values).scatter_add_(1, where, values * sizes[:, :, None])
+    masses = values * sizes[:, :, None]
+    total = torch.zeros_like(masses).scatter_add_(1, where, masses)
     return total / held.clamp_min(1)[:, :, None]

@@ -16,6 +16,7 @@ from autoprune.export.packed import load_packed, pack_model, prove_packed, save_
 from autoprune.models import adapter_for
 from autoprune.objective import Constraint
 from autoprune.patterns import pattern_of, stored_bytes
+from autoprune.pruning.allocators import usual_seeds
 from autoprune.pruning.allocators.base import Ground
 from autoprune.pruning.allocators.owl import owl
 from autoprune.pruning.allocators.stun import stun
@@ -190,6 +191,18 @@ def test_attention_alone_needs_no_statistics_of_experts(masked: Any) -> None:
     assert not torch.equal(before["q"], after["q"])
     share = owl(Ground(adapter, lambda: ladders.statistics, {"q.unstructured", "experts"}))
     assert 0 < share(OptionGene(0, "attention", "q.unstructured", (50, 100)), 0.5) < 1
+
+
+def test_owl_counts_the_outliers_of_experts_where_these_are_masked(masked: Any) -> None:
+    ladders = masked("wanda")
+    adapter, gene = ladders._adapter, OptionGene(0, "attention", "q.unstructured", (50, 100))
+    settings = {"q.unstructured", "up.unstructured", "experts"}
+    grounds = [
+        Ground(adapter, lambda: ladders.statistics, of) for of in (settings, settings - {"up.unstructured"})
+    ]
+    whole, attention = (owl(ground)(gene, 0.5) for ground in grounds)
+    assert whole != attention
+    assert len(usual_seeds(grounds[0])) == 3, "stun's beside"
 
 
 def test_stun_thins_experts_that_stay_by_owl(masked: Any) -> None:

@@ -78,6 +78,20 @@ def test_an_option_is_the_least_squares_answer(
         assert (float(product.norm()) < 1e-4 * scale) == answered
 
 
+def test_what_was_computed_ahead_serves_one_sublayer(windows: Windows) -> None:
+    """A sublayer without moments of its own moves on by itself, not to where the one before it did."""
+    adapter = LlamaAdapter(tiny.llama(noise=0.3))
+    streams = [Stream(adapter, windows, 4, relative) for relative in (True, False)]
+    with torch.inference_mode():
+        for stream in streams:
+            stream.moments(0, "attention", follow=False)
+            for kind in KINDS:
+                weights = adapter.weights(0, kind)
+                stream.advance(0, kind, weights, weights)
+        ahead, usual = (torch.cat([s.hidden for s in stream.reference]) for stream in streams)
+    assert torch.equal(ahead, usual)
+
+
 def test_it_keeps_columns_only_and_is_not_the_prefix(ladders_of: Build, windows: Windows) -> None:
     model = tiny.llama()
     ladders = ladders_of(model, windows, ladder="refit")

@@ -31,7 +31,7 @@ def test_the_measured_ratio_decides() -> None:
 
 def test_no_slower_than_the_bound_comes_before_a_little_slower() -> None:
     assert outputs._constrained(*_run(6.2), FRONT)["key"] == "kept"  # type: ignore[arg-type]
-    slower = FRONT.assign(decode_ratio=[0.90, 0.68, 0.63])
+    slower = FRONT.assign(decode_ratio=[0.625, 0.68, 0.63])
     assert outputs._constrained(*_run(6.2), slower)["key"] == "late"  # type: ignore[arg-type]
 
 

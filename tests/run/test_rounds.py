@@ -87,6 +87,27 @@ def test_several_targets_have_rounds_of_their_own(tmp_path: Path) -> None:
         assert not phase.constraints[0].violation(SPACE.cost(around))
 
 
+def test_the_next_target_starts_from_a_plan_that_fits_it(tmp_path: Path) -> None:
+    ledger, driver = create(tmp_path / "ledger.sqlite"), driver_of(shared({"params": ["0.7x", "0.5x"]}))
+    phases = see_through(driver, ledger, FakeExecutor())
+    found = driver._found(2, ledger)  # type: ignore[attr-defined]
+    first = phases[3].searcher.problem.seeds[0]  # type: ignore[attr-defined]
+    assert found is not None and phases[3].constraints[0].violation(SPACE.cost(found)) > 0
+    assert not phases[3].constraints[0].violation(SPACE.cost(first))
+
+
+def test_a_champion_that_misses_its_target_is_passed_over(tmp_path: Path) -> None:
+    ledger, driver = create(tmp_path / "ledger.sqlite"), driver_of(shared({"params": "0.5x"}))
+    phase = driver.next(ledger)
+    assert phase is not None
+    Study(phase, ledger, FakeExecutor()).run()
+    ledger.event(PHASE, number=0, finalists=[SPACE.dense.to_json()])
+    assert chosen(ledger.events(PHASE)) == [SPACE.dense]
+    second = driver.next(ledger)
+    assert second is not None and second.supernet is not None
+    assert second.supernet.reference != SPACE.decode(SPACE.dense)
+
+
 @pytest.mark.parametrize(
     ("search", "share"), [("evopress", 0.1), ("evopress", 0.7), ("auto", 0.4), ("auto", 0.8)]
 )

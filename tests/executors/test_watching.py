@@ -54,6 +54,23 @@ def test_a_machine_that_is_off_counts_as_gone_after_some_time(monkeypatch: pytes
     watch.stop()
 
 
+def test_silence_is_counted_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+
+    def hesitant(at: tuple[str, int], seconds: float) -> socket.socket:
+        tried.append(time.monotonic())
+        if tried[-1] - tried[0] > 0.5 and len(tried) % 2:
+            raise TimeoutError("timed out")
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", hesitant)
+    monkeypatch.setattr(watching, "SILENT", 0.4)
+    watch = watching.Watch("127.0.0.1:6379")
+    until(lambda: tried and tried[-1] - tried[0] > 0.8)
+    assert not watch.lost
+    watch.stop()
+
+
 def test_a_run_whose_head_has_gone_stops_instead_of_waiting(world: World) -> None:
     executor = Ray(workers=2)
     executor.open(None, SPEC)  # type: ignore[arg-type]

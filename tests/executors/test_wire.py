@@ -35,6 +35,7 @@ def test_outcomes_of_all_kinds_come_back_in_their_order_with_their_bits() -> Non
     back = Scored.unpacked(Scored(sent, 3, 7, 0.5).packed())
     assert (back.runs, back.naive_runs, back.thread_seconds) == (3, 7, 0.5)
     assert [_plain(o) for o in back.outcomes] == [_plain(o) for o in sent]
+    assert all(v.flags.aligned for o in back.outcomes if isinstance(o, Scores) for v in o.per_window.values())
 
 
 def test_sublayers_that_plans_share_are_sent_once() -> None:

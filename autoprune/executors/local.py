@@ -14,6 +14,8 @@ from autoprune.errors import SettingError
 from autoprune.scratch import scratch_folder
 
 ATTEMPTS, SLOW = 3, "timed out during startup"
+# a Python process for each CPU, of which none is ever used: workers have an environment of their own
+UNUSED = {"RAY_prestart_worker_first_driver": "0"}
 STORE = 80 << 20  # bytes; Ray wants 75 MB at least, and results are small
 # characters of a temporary folder: Linux takes 107 of a socket's path, Ray's own below it are up to
 # `/autoprune-UID/ray-12345678/session_2026-01-02_03-04-05_123456_1234567/sockets/plasma_store`
@@ -109,6 +111,8 @@ def _start(held: ExitStack, cpus: int) -> None:
 def _begin(held: ExitStack, cpus: int) -> None:
     import ray
 
+    for name, value in UNUSED.items():
+        os.environ.setdefault(name, value)
     folder = held.enter_context(scratch_folder(_temporary(), "ray-"))
     held.callback(ray.shutdown)
     ray.init(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from autoprune.evaluation import Evaluation
 from autoprune.executors.base import Opened, Spec
+from autoprune.executors.cluster import QUIET
+from autoprune.executors.local import UNUSED
 from autoprune.executors.ray import Ray
+from autoprune.executors.submission.local import Local, _naming
 from autoprune.ledger import Ledger
 from autoprune.objective import Objective
 from autoprune.run.parts import Parts
@@ -24,6 +29,7 @@ from autoprune.searchers.problem import Problem
 from autoprune.space import Plan
 from autoprune.study import Budget, Phase, Study
 from tests import made_up_ray, tiny
+from tests.ray_nodes import Nodes, gone, rays
 
 WANTED = (Objective("kl"), Objective("params"))
 SETTINGS = ("window=16", "sequences=4", "calibration.tokens=256", "latency.mode=off", "quiet=true")
@@ -99,6 +105,33 @@ def undisturbed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[
     executor = Serial()
     executor.open(bench.evaluation(), bench.spec)
     return bench.study(executor, tmp_path_factory.mktemp("serial"))
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """One cluster for all tests that need nodes."""
+    before = rays()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (QUIET | UNUSED).items():
+            patch.setenv(name, value)
+        made = Nodes()
+        yield made
+        started = rays() - before
+        made.close()
+    assert gone(started), "processes of Ray outlived the cluster"
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[Path]:
+    """Where a head lives that takes jobs and asks for a token; a short path, as sockets want it."""
+    folder = Path(tempfile.mkdtemp(prefix="ap", dir="/tmp"))
+    made = Local(cpus=2, folder=str(folder))
+    made.address()
+    yield folder
+    made.down()
+    left = _naming(str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not left, "Ray processes are left behind"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,9 @@ def opened(made: Parts, **settings: Any) -> Tune:
 LONG = {"steps": 200, "first": 20}  # of a training that is killed in the middle
 
 
-if __name__ == "__main__":
-    running = opened(parts(Path(sys.argv[1])), **LONG)
+def train(folder: Path, address: str) -> None:
+    """In a process that is meant to be killed."""
+    running = opened(parts(folder), address=address, **LONG)
     running.submit(jobs(1))
     for found in running.results():
         print(f"told {found.proposal.id}", flush=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,9 +12,7 @@ import pytest
 
 from autoprune.errors import SettingError
 from autoprune.executors.attaching import check_address
-from tests.ray_head import head, head_port
-
-TOKEN, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+from autoprune.executors.submission.local import STATE, TOKEN
 
 
 @pytest.mark.parametrize(
@@ -56,43 +50,40 @@ def test_a_service_that_is_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             check_address(address)
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray that asks for a token; a session of its own, so that all of it can be ended."""
-    port = head_port()
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder, head(Path(folder), port, access):
-        yield f"127.0.0.1:{port}"
+@pytest.fixture
+def port(guarded: Path) -> str:
+    """The address of a Ray that asks for a token."""
+    head = json.loads((guarded / STATE).read_text())["pid"]
+    words = Path(f"/proc/{head}/cmdline").read_text().split("\0")
+    return "127.0.0.1:" + next(w.partition("=")[2] for w in words if w.startswith("--port="))
 
 
 @pytest.mark.ray
 @pytest.mark.alone
-def test_a_wrong_token_is_told_at_once(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_token_is_told_at_once(guarded: Path, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", OTHER)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "fedcba9876543210" * 4)
     started = time.monotonic()
     with pytest.raises(
         SettingError, match="it asks for a token: set RAY_AUTH_MODE=token and give its head's"
     ):
-        check_address(guarded)
+        check_address(port)
     assert time.monotonic() - started < 39, "Ray itself would go on asking"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    check_address(guarded)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", (guarded / TOKEN).read_text())
+    check_address(port)
 
 
 @pytest.mark.ray
 @pytest.mark.alone
-def test_on_the_command_line_it_is_one_line_and_exit_code_two(guarded: str, tmp_path: Path) -> None:
+def test_on_the_command_line_it_is_one_line_and_exit_code_two(
+    port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from autoprune.bench.small import make
+    from autoprune.cli import main
 
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    words = [*make(tmp_path), "executor=ray", "executor.workers=1", f"executor.address={guarded}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "autoprune", *words, f"out={tmp_path / 'run'}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1 and "it asks for a token" in done.stderr, done.stderr
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    words = [*make(tmp_path), "executor=ray", "executor.workers=1", f"executor.address={port}"]
+    capfd.readouterr()
+    assert main([*words, f"out={tmp_path / 'run'}"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "it asks for a token" in said, said

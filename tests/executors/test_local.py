@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.bench.processes import descendants
 from autoprune.cli import main
 from autoprune.executors import local
+from autoprune.run import outputs
 from tests import tiny
 
 
@@ -89,13 +91,17 @@ def test_a_sweep_from_the_command_line_starts_ray_once(
     import ray
 
     started: list[int] = []
+    idle: list[str] = []
     begin = local._start
 
     def counted(held: ExitStack, cpus: int) -> None:
         started.append(cpus)
         begin(held, cpus)
+        held.callback(lambda: idle.extend(c for c in descendants(os.getpid()).values() if "ray::IDLE" in c))
 
     monkeypatch.setattr(local, "_start", counted)
+    monkeypatch.setattr(outputs, "_export_best", lambda run, frame: None)
+    monkeypatch.setattr(outputs.html, "write", lambda *given: None)
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text(tiny.text(20_000))
     tiny.save(tiny.llama(noise=0.1), tmp_path / "model")
@@ -114,4 +120,5 @@ def test_a_sweep_from_the_command_line_starts_ray_once(
     inputs = [f"model={tmp_path / 'model'}", f"data={tmp_path / 'text.txt'}", f"out={tmp_path / 'sweep'}"]
     assert main(["-m", "search=random,nsga2", *inputs, *settings]) == 0
     assert started == [1] and not ray.is_initialized()
+    assert not idle, "processes that nobody uses"
     assert len(list(tmp_path.glob("sweep/*/leaderboard.csv"))) == 2

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,17 +29,12 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """A folder with a short path, as sockets want it, and a head's worth of processes that end with it."""
-    folder = Path(tempfile.mkdtemp(prefix="ap", dir="/tmp"))
-    (folder / "work").mkdir()
-    (folder / "work" / "text.txt").write_text(tiny.text(20_000))
-    tiny.save(tiny.llama(noise=0.1), folder / "work" / "model")
-    yield folder
-    Local(folder=str(folder)).down()
-    left = _naming(str(folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not left, "Ray processes are left behind"
+def home(guarded: Path) -> Path:
+    """Where the head lives, with a model and a text."""
+    (guarded / "work").mkdir()
+    (guarded / "work" / "text.txt").write_text(tiny.text(20_000))
+    tiny.save(tiny.llama(noise=0.1), guarded / "work" / "model")
+    return guarded
 
 
 @pytest.fixture

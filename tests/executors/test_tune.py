@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import LedgerError, SettingError
+from autoprune.executors.trials import Channel, Experiment, config_of, run_trial
 from autoprune.executors.tune import Tune
 from autoprune.ledger import Ledger
 from autoprune.objective import Objective, Proposal
@@ -26,8 +23,9 @@ from autoprune.searchers.nsga2 import NSGA2
 from autoprune.searchers.problem import Problem
 from autoprune.space import Candidate, Plan
 from autoprune.study import Budget, Job, Phase, Study
-from tests import tiny
-from tests.executors.dear import BLOCKS, FIDELITY, LONG, PLANS, RUNG, STEPS, jobs, opened, parts
+from tests import forking, tiny
+from tests.executors.dear import BLOCKS, FIDELITY, LONG, PLANS, RUNG, STEPS, jobs, opened, parts, train
+from tests.ray_nodes import Nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone]
 WANTED = (Objective("kl"), Objective("params"))
@@ -90,18 +88,18 @@ def test_training_helps(made: Parts, tmp_path: Path) -> None:
     assert list(found) == [30, 60] and found[60] < 0.85 * untrained.metrics["kl"]  # type: ignore[union-attr]
 
 
-def test_a_killed_driver_s_trial_goes_on(made: Parts, folder: Path, root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.executors.dear", str(folder)]
-    driver = subprocess.Popen(command, cwd=root, start_new_session=True)
+def test_a_killed_driver_s_trial_goes_on(made: Parts, folder: Path, nodes: Nodes, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    driver = forking.start(log, {}, train, folder, nodes.address)
     deadline, kept = time.monotonic() + 120, Path(spec_of(made).cache) / ".tune"
     try:
         while not (_noted(kept) and list(kept.glob("*/states/*/state.safetensors"))):
-            assert driver.poll() is None and time.monotonic() < deadline
+            assert driver.is_alive() and time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-    executor = opened(made, **LONG)
+        driver.kill()
+        driver.join()
+    executor = opened(made, address=nodes.address, **LONG)
     assert executor._experiment is not None and executor._experiment._channel.restored
     executor.submit(jobs(1))
     (found,) = executor.results()
@@ -117,14 +115,22 @@ def _noted(folder: Path) -> bool:
     return bool(files) and "proposal" in files[-1].read_text()
 
 
-def test_what_no_plan_is_at_fault_for_ends_the_search(made: Parts) -> None:
-    executor = Tune(workers=1, first=RUNG, retries=0)
+def test_what_no_plan_is_at_fault_for_ends_the_search(
+    made: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial reports it like any other end; the study hears it as an error."""
+    from ray import tune
+
+    said: list[dict[str, object]] = []
+    monkeypatch.setattr(tune, "report", said.append)
     spec = spec_of(made)
-    executor.open(made.evaluation(made.evaluators), replace(spec, digests={**spec.digests, "corpus": "0123"}))
-    executor.submit(jobs(1))
+    other = replace(spec, digests={**spec.digests, "corpus": "0123"})
+    run_trial(config_of(jobs(1)[0]), other, {"steps": None, "first": RUNG}, str(tmp_path))
+    experiment = Experiment.__new__(Experiment)
+    experiment._channel = Channel()
+    experiment._channel.told.put(said[0])
     with pytest.raises(LedgerError, match="a worker found another corpus"):
-        list(executor.results())
-    executor.close()
+        experiment.next(None)
 
 
 @pytest.mark.parametrize(

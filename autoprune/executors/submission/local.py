@@ -17,11 +17,12 @@ from typing import Any
 from urllib.request import urlopen
 
 from autoprune.errors import SettingError
+from autoprune.executors.local import UNUSED
 from autoprune.executors.submission.jobs import EXCLUDES, RayJobs, check_installed
 
 STATE, TOKEN, LOG = "head.json", "token", "head.log"
 PATIENCE = 60.0  # seconds until a head answers, or has gone
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "PYTHONUNBUFFERED": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "PYTHONUNBUFFERED": "1", **UNUSED}
 STORE = 80 << 20  # bytes
 
 

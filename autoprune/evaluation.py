@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -344,6 +345,4 @@ def _line(error: Exception) -> str:
 
 
 def _mean(values: Array) -> float:
-    import math
-
     return math.fsum(values.tolist()) / len(values)

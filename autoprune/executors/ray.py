@@ -16,9 +16,9 @@ from autoprune.executors.joining import Joining
 from autoprune.executors.offers import Demand, check_demand
 from autoprune.executors.pieces import cut
 from autoprune.executors.shipping import Listed, Parcel, listed, packed
-from autoprune.executors.task import Task, after_death, after_limit, in_groups
+from autoprune.executors.task import Group, Task, after_death, after_limit, in_groups
 from autoprune.executors.watching import PULSE
-from autoprune.executors.wire import Asked, Scored
+from autoprune.executors.wire import Scored, asked
 from autoprune.executors.worker import Lacks, Ready
 from autoprune.objective import Result
 from autoprune.study import Job
@@ -113,9 +113,10 @@ class Ray:
         """Cut a batch into pieces and queue them."""
         assert self._spec is not None, "open() comes first"
         for fidelity, jobs in in_groups(batch).items():
-            plans = [job.plan for job in jobs]
+            plans, groups = [job.plan for job in jobs], dict[tuple[int, ...], Group]()
             for piece in cut(plans, fidelity.windows, self._spec.sequences, self.capacity):
-                chosen = tuple(jobs[i] for i in piece.plans)
+                if (chosen := groups.get(piece.plans)) is None:
+                    chosen = groups[piece.plans] = Group(jobs[i] for i in piece.plans)
                 self._queue.append(Task(chosen, replace(fidelity, windows=piece.windows), self._pieces))
                 self._pieces += 1
                 for job in chosen:
@@ -180,10 +181,8 @@ class Ray:
                 self._let_open(worker)
         while self._queue and self._idle:
             worker, task = self._idle.pop(), self._queue.popleft()
-            plans = [job.plan for job in task.jobs]
-            due = None if self._limit is None else time.monotonic() + self._limit * len(plans)
-            lump = Asked(plans, task.fidelity, task.sequences).packed()
-            reference = worker.score.remote(lump)
+            due = None if self._limit is None else time.monotonic() + self._limit * len(task.jobs)
+            reference = worker.score.remote(asked(task.jobs.packed, task.fidelity, task.sequences))
             self._running[reference] = _Call(worker, task, due)
 
     def _let_open(self, worker: Any) -> None:

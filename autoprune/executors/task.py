@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from autoprune.executors.wire import packed_plans
 from autoprune.objective import Fidelity
 from autoprune.study import Job
 
@@ -12,11 +14,20 @@ LATE = 1  # how often a plan that took too long is tried again
 SMALLER = 4  # a plan that took every worker with it is tried once more with micro-batches so much smaller
 
 
+class Group(tuple[Job, ...]):
+    """Jobs of one piece, or of several that differ in their windows only."""
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Their plans, on their way."""
+        return packed_plans([job.plan for job in self])
+
+
 @dataclass(frozen=True)
 class Task:
     """Some jobs on some of their windows, and how many workers were lost with them."""
 
-    jobs: tuple[Job, ...]
+    jobs: Group
     fidelity: Fidelity
     number: int  # in the order of the queue
     lost: int = 0
@@ -25,7 +36,7 @@ class Task:
 
     def alone(self) -> list[Task]:
         """One task a plan."""
-        return [replace(self, jobs=(job,)) for job in self.jobs]
+        return [replace(self, jobs=Group((job,))) for job in self.jobs]
 
 
 def after_death(task: Task, retries: int, sequences: int) -> list[Task]:

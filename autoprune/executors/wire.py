@@ -21,6 +21,7 @@ from autoprune.space import Plan, SublayerPlan
 if TYPE_CHECKING:
     from autoprune.evaluation import Failure, Scores
 
+LINE = b"\n"  # there is none in our JSON
 SIZE = 8  # bytes: of the number before the JSON, and what arrays are aligned to
 
 
@@ -33,25 +34,32 @@ class Asked:
     sequences: int | None = None
 
     def packed(self) -> bytes:
-        """For the way there; sublayers, which plans share, are sent once."""
-        distinct = {id(s): s for plan in self.plans for s in plan.sublayers}
-        place = {number: index for index, number in enumerate(distinct)}
-        fields = {
-            "sublayers": [(s.kind, s.settings) for s in distinct.values()],
-            "plans": [[place[id(s)] for s in plan.sublayers] for plan in self.plans],
-            "fidelity": (self.fidelity.split.value, *self.fidelity.windows),
-            "sequences": self.sequences,
-        }
-        return json.dumps(fields).encode()
+        """For the way there."""
+        return asked(packed_plans(self.plans), self.fidelity, self.sequences)
 
     @staticmethod
     def unpacked(lump: bytes) -> Asked:
         """Once there."""
-        fields = json.loads(lump)
-        distinct = [SublayerPlan(kind, tuple((n, v) for n, v in s)) for kind, s in fields["sublayers"]]
-        plans = [Plan(tuple(distinct[index] for index in plan)) for plan in fields["plans"]]
-        split, first, last = fields["fidelity"]
-        return Asked(plans, Fidelity(Split(split), (first, last)), fields["sequences"])
+        windows, _, packed = lump.partition(LINE)
+        (split, first, last), sequences = json.loads(windows)
+        sublayers, places = json.loads(packed)
+        distinct = [SublayerPlan(kind, tuple((n, v) for n, v in s)) for kind, s in sublayers]
+        plans = [Plan(tuple(distinct[index] for index in plan)) for plan in places]
+        return Asked(plans, Fidelity(Split(split), (first, last)), sequences)
+
+
+def asked(plans: bytes, fidelity: Fidelity, sequences: int | None) -> bytes:
+    """A piece, from its plans as `packed_plans` gives them."""
+    windows = ((fidelity.split.value, *fidelity.windows), sequences)
+    return json.dumps(windows).encode() + LINE + plans
+
+
+def packed_plans(plans: Sequence[Plan]) -> bytes:
+    """What pieces of the same plans have in common; sublayers, which plans share, are sent once."""
+    distinct = {id(s): s for plan in plans for s in plan.sublayers}
+    place = {number: index for index, number in enumerate(distinct)}
+    sublayers = [(s.kind, s.settings) for s in distinct.values()]
+    return json.dumps((sublayers, [[place[id(s)] for s in plan.sublayers] for plan in plans])).encode()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from autoprune.errors import SettingError
 from autoprune.evaluation import Scores
 from autoprune.executors import ray as room
+from autoprune.executors import task
 from autoprune.executors.base import Spec
 from autoprune.executors.ray import Ray
 from autoprune.executors.worker import Lacks, Ready
@@ -27,6 +28,16 @@ def test_pieces_of_windows_come_together_as_one_result(executor: Ray, world: Wor
         assert found[number].metrics == whole.metrics
         assert found[number].per_window["kl"].tobytes() == whole.per_window["kl"].tobytes()
         assert found[number].proposal.fidelity.windows == (1, 8)
+
+
+def test_plans_are_packed_once_for_all_their_windows(
+    executor: Ray, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[int] = []
+    real = task.packed_plans
+    monkeypatch.setattr(task, "packed_plans", lambda plans: packs.append(len(plans)) or real(plans))
+    run(executor, jobs([8, 16], (1, 8)))
+    assert len(packs) == len({tuple(widths) for widths, _ in world.scored}) < len(world.scored)
 
 
 def test_the_first_failure_in_window_order_is_the_reason(executor: Ray) -> None:

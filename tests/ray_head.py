@@ -47,10 +47,6 @@ def head(folder: Path, port: int, access: Mapping[str, str]) -> Iterator[subproc
             time.sleep(0.1)
         yield started
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            started.wait(5)
         switch_off(started)
 
 

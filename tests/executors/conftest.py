@@ -114,6 +114,8 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (QUIET | UNUSED).items():
             patch.setenv(name, value)
+        # agents that serve no dashboard load a third of the libraries
+        patch.setattr("ray._private.utils.get_dashboard_dependency_error", ImportError)
         made = Nodes()
         yield made
         started = rays() - before

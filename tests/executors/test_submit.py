@@ -86,9 +86,9 @@ def test_a_job_is_submitted_stopped_and_resumed(
 
 
 def test_a_job_that_fails_gives_its_exit_code(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "--", "model=nosuchmodel"]) == 2
+    assert main([*words, "--", "resume", "nosuchrun"]) == 2
     told = capfd.readouterr()
-    assert "nosuchmodel" in told.out and "is FAILED, exit code 2" in told.err
+    assert "nosuchrun is not a run folder" in told.out and "is FAILED, exit code 2" in told.err
 
 
 def test_mistakes_with_a_head_that_answers(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from autoprune.errors import StoppedError
 from autoprune.executors import watching
+from autoprune.executors.cluster import Cluster
 from autoprune.executors.ray import Ray
 from tests.made_up_ray import SPEC, World, jobs, run
 
@@ -78,6 +82,19 @@ def test_a_run_whose_head_has_gone_stops_instead_of_waiting(world: World) -> Non
     world.lost = StoppedError("executor=ray: the Ray started here has gone")
     with pytest.raises(StoppedError, match="has gone"):
         run(executor, jobs([8]))
+
+
+@pytest.mark.parametrize(("daemon", "lost"), [(True, False), (False, True)])
+def test_a_run_whose_daemon_on_this_machine_has_ended_stops_although_its_head_lives(
+    daemon: bool, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"NodeID": "other", "Alive": True}, {"NodeID": "ours", "Alive": daemon}]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: nodes))
+    made = Cluster.__new__(Cluster)
+    made._address, made._node, made._looked = None, "ours", 0.0
+    made._watch = SimpleNamespace(lost="")  # type: ignore[assignment]
+    with pytest.raises(StoppedError, match="its daemon on this machine has ended") if lost else nullcontext():
+        made.check()
 
 
 def test_between_two_looks_nobody_is_told_that_workers_are_slow_to_start(world: World) -> None:

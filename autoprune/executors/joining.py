@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autoprune.executors.base import result
+from autoprune.executors.wire import Scored
 from autoprune.objective import Fidelity, Result
 from autoprune.study import Job
 
 if TYPE_CHECKING:
     from autoprune.evaluation import Failure, Scores
 
+Parts = list[tuple[Scored, int]]  # of a job, in the order of windows: what came back, and the row in it
+
 
 class Joining:
     """Holds parts until they are whole."""
 
     def __init__(self) -> None:
-        self._parts: dict[int, dict[tuple[int, int], Scores | Failure]] = {}  # by proposal, then windows
+        self._parts: dict[int, dict[tuple[int, int], tuple[Scored, int]]] = {}  # by proposal, then windows
         self._expected: dict[int, int] = {}
 
     def expect(self, job: Job) -> None:
         """One part more will come of this job."""
         self._expected[job.proposal.id] = self._expected.get(job.proposal.id, 0) + 1
 
-    def add(self, job: Job, fidelity: Fidelity, outcome: Scores | Failure) -> Result | None:
-        """Take in a part; the result when it was the last one."""
-        number = job.proposal.id
-        parts = self._parts.setdefault(number, {})
-        parts[fidelity.windows] = outcome
-        if len(parts) < self._expected[number]:
-            return None
-        del self._parts[number], self._expected[number]
-        return result(job, joined([parts[windows] for windows in sorted(parts)]))
+    def add(self, jobs: Sequence[Job], fidelity: Fidelity, scored: Scored) -> list[Result]:
+        """Take in a part of each job; the results of those whose last part it was."""
+        whole: list[tuple[Job, Parts]] = []
+        for row, job in enumerate(jobs):
+            number = job.proposal.id
+            parts = self._parts.setdefault(number, {})
+            parts[fidelity.windows] = (scored, row)
+            if len(parts) == self._expected[number]:
+                whole.append((job, [parts[windows] for windows in sorted(parts)]))
+                del self._parts[number], self._expected[number]
+        return [
+            result(job, outcome)
+            for _, alike in groupby(whole, _sources)
+            for job, outcome in _joined(list(alike))
+        ]
+
+
+def _sources(whole: tuple[Job, Parts]) -> list[int]:
+    return [id(scored) for scored, _ in whole[1]]
+
+
+def _joined(whole: Sequence[tuple[Job, Parts]]) -> list[tuple[Job, Scores | Failure]]:
+    """Jobs whose parts came together: at once where all have the same metrics, which saves most of the time."""
+    from autoprune.evaluation import summaries
+
+    sources = [scored.columns for scored, _ in whole[0][1]]
+    names = sources[0]
+    if (
+        len(sources) == 1
+        or names is None
+        or not all(s is not None and s.keys() == names.keys() for s in sources)
+    ):
+        return [(job, joined([scored.outcomes[row] for scored, row in parts])) for job, parts in whole]
+    rows = [[parts[i][1] for _, parts in whole] for i in range(len(sources))]
+    columns = {
+        name: np.concatenate([s[name][at] for s, at in zip(sources, rows, strict=True) if s], axis=1)
+        for name in names
+    }
+    return list(zip((job for job, _ in whole), summaries(columns), strict=True))
 
 
 def joined(parts: Sequence[Scores | Failure]) -> Scores | Failure:

@@ -71,7 +71,7 @@ class _Trie:
         distinct = {id(s): s for p in plans for s in p.sublayers}
         largest = _largest(distinct.values())
         weight = {number: _weight(s, largest) for number, s in distinct.items()}
-        weights = [[weight[id(s)] for s in p.sublayers] for p in ordered]
+        weights = [list(map(weight.__getitem__, map(id, p.sublayers))) for p in ordered]
         head = HEAD * max(1.0, sum(weights[0]))
         self.lost = [
             len(w[:d]) - w[:d].count(0.0) for w, d in zip(weights, shared, strict=True)

@@ -227,9 +227,7 @@ class Ray:
         task, self._in_a_row, self._late = call.task, 0, 0
         self._times.append((task.number, call.worker, answer.thread_seconds))
         self._count(block_runs=answer.runs / 2, block_runs_naive=answer.naive_runs / 2, pieces=1)
-        outcomes = zip(task.jobs, answer.outcomes, strict=True)
-        found = (self._joining.add(job, task.fidelity, outcome) for job, outcome in outcomes)
-        return [r for r in found if r is not None]
+        return self._joining.add(task.jobs, task.fidelity, answer)
 
     def _met(self, answer: Any) -> None:
         """Tell the user when workers are of different kinds."""
@@ -300,9 +298,8 @@ class Ray:
     def _fail(self, task: Task, why: str) -> list[Result]:
         from autoprune.evaluation import Failure
 
-        (job,) = task.jobs
-        found = self._joining.add(job, task.fidelity, Failure(f"plan {job.plan.key}: {why}"))
-        return [found] if found is not None else []
+        failed = Failure(f"plan {task.jobs[0].plan.key}: {why}")
+        return self._joining.add(task.jobs, task.fidelity, Scored([failed], 0, 0, 0.0))
 
     def _count(self, **amounts: float) -> None:
         for name, amount in amounts.items():

@@ -7,8 +7,9 @@ a buffer of its own. For a batch of 64 plans that was most of what a batch costs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.evaluation import Failure, Scores
 
 LINE = b"\n"  # there is none in our JSON
+Columns = Mapping[str, Any]  # by metric: arrays of [plans, windows]
 SIZE = 8  # bytes: of the number before the JSON, and what arrays are aligned to
 
 
@@ -56,20 +58,31 @@ def asked(plans: bytes, fidelity: Fidelity, sequences: int | None) -> bytes:
 
 def packed_plans(plans: Sequence[Plan]) -> bytes:
     """What pieces of the same plans have in common; sublayers, which plans share, are sent once."""
-    distinct = {id(s): s for plan in plans for s in plan.sublayers}
-    place = {number: index for index, number in enumerate(distinct)}
+    rows = [list(map(id, plan.sublayers)) for plan in plans]
+    distinct: dict[int, SublayerPlan] = {}
+    for row, plan in zip(rows, plans, strict=True):
+        distinct.update(zip(row, plan.sublayers, strict=True))
+    place = dict(zip(distinct, range(len(distinct)), strict=True))
     sublayers = [(s.kind, s.settings) for s in distinct.values()]
-    return json.dumps((sublayers, [[place[id(s)] for s in plan.sublayers] for plan in plans])).encode()
+    return json.dumps((sublayers, [list(map(place.__getitem__, row)) for row in rows])).encode()
 
 
-@dataclass(frozen=True)
 class Scored:
     """A piece's outcomes, and what they took."""
 
-    outcomes: list[Scores | Failure]
-    runs: int
-    naive_runs: int
-    thread_seconds: float
+    def __init__(
+        self, outcomes: Sequence[Scores | Failure], runs: int, naive_runs: int, thread_seconds: float
+    ) -> None:
+        self.runs, self.naive_runs, self.thread_seconds = runs, naive_runs, thread_seconds
+        self.columns: Columns | None = (
+            None  # values of all outcomes, where all have the same metrics and no note
+        )
+        self._groups = [(None, outcomes)] if outcomes else []
+
+    @cached_property
+    def outcomes(self) -> list[Scores | Failure]:
+        """One a plan."""
+        return [outcome for columns, rest in self._groups for outcome in _outcomes(columns, rest)]
 
     def packed(self) -> bytes:
         """For the way back; the values of all plans that have the same metrics as one array a metric."""
@@ -83,17 +96,19 @@ class Scored:
 
     @staticmethod
     def unpacked(lump: bytes) -> Scored:
-        """Back here."""
+        """Back here; outcomes are made when they are asked for, because pieces of windows are joined first."""
         at = SIZE + int.from_bytes(lump[:SIZE], "big")
         groups, telemetry = json.loads(lump[SIZE:at])
-        outcomes: list[Scores | Failure] = []
+        found = Scored([], *telemetry)
         for group in groups:
             columns = {}
             for name, kind, shape in group["columns"]:
                 array = np.frombuffer(lump, kind, prod(shape), at)
                 columns[name], at = array.reshape(shape), at + array.nbytes
-            outcomes += _outcomes(columns, group["rest"])
-        return Scored(outcomes, *telemetry)
+            found._groups.append((columns, group["rest"]))
+        if len(groups) == 1 and columns and not any(note for _, note in groups[0]["rest"]):
+            found.columns = columns
+        return found
 
 
 def _layout(outcome: Scores | Failure) -> Any:
@@ -112,9 +127,12 @@ def _columns(group: Sequence[Any]) -> tuple[dict[str, Any], list[bytes]]:
     return {"columns": told, "rest": rest}, [array.tobytes() for array in arrays.values()]
 
 
-def _outcomes(columns: dict[str, Any], rest: Sequence[Any]) -> Iterator[Scores | Failure]:
+def _outcomes(columns: Columns | None, rest: Sequence[Any]) -> Iterator[Scores | Failure]:
     from autoprune.evaluation import Failure, Scores
 
+    if columns is None:  # they have not travelled
+        yield from rest
+        return
     for row, told in enumerate(rest):
         if isinstance(told, str):
             yield Failure(told)

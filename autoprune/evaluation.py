@@ -325,19 +325,11 @@ def mean_scored(values: Tensor, batch: Batch) -> Tensor:
 def summarise(columns: Mapping[str, list[Array]]) -> Scores:
     """Values of every window and their means, from those of the micro-batches in order."""
     per_window = {metric: np.concatenate(parts) for metric, parts in columns.items()}
-    return _scores(per_window, {m: v.tolist() for m, v in per_window.items() if m not in COLUMNS})
+    return scores_of(per_window, {m: v.tolist() for m, v in per_window.items() if m not in COLUMNS})
 
 
-def summaries(columns: Mapping[str, Array]) -> list[Scores]:
-    """The same for each row of [plans, windows]."""
-    plain = {metric: values.tolist() for metric, values in columns.items() if metric not in COLUMNS}
-    return [
-        _scores({m: v[row] for m, v in columns.items()}, {m: v[row] for m, v in plain.items()})
-        for row in range(len(next(iter(columns.values()))))
-    ]
-
-
-def _scores(per_window: Mapping[str, Array], plain: Mapping[str, list[float]]) -> Scores:
+def scores_of(per_window: Mapping[str, Array], plain: Mapping[str, list[float]]) -> Scores:
+    """Values of every window and their means; `plain` are the values of metrics that have a mean, as lists."""
     means = {metric: math.fsum(values) / len(values) for metric, values in plain.items()}
     if all(name in per_window for name in COLUMNS):
         means |= classified(per_window)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,8 +53,6 @@ def _sources(whole: tuple[Job, Parts]) -> list[int]:
 
 def _joined(whole: Sequence[tuple[Job, Parts]]) -> list[tuple[Job, Scores | Failure]]:
     """Jobs whose parts came together: at once where all have the same metrics, which saves most of the time."""
-    from autoprune.evaluation import summaries
-
     sources = [scored.columns for scored, _ in whole[0][1]]
     names = sources[0]
     if (
@@ -68,7 +66,17 @@ def _joined(whole: Sequence[tuple[Job, Parts]]) -> list[tuple[Job, Scores | Fail
         name: np.concatenate([s[name][at] for s, at in zip(sources, rows, strict=True) if s], axis=1)
         for name in names
     }
-    return list(zip((job for job, _ in whole), summaries(columns), strict=True))
+    return list(zip((job for job, _ in whole), _rows(columns), strict=True))
+
+
+def _rows(columns: Mapping[str, Any]) -> Iterator[Scores]:
+    """Of [plans, windows] each row's."""
+    from autoprune.classified import COLUMNS
+    from autoprune.evaluation import scores_of
+
+    plain = {metric: values.tolist() for metric, values in columns.items() if metric not in COLUMNS}
+    for row in range(len(next(iter(columns.values())))):
+        yield scores_of({m: v[row] for m, v in columns.items()}, {m: v[row] for m, v in plain.items()})
 
 
 def joined(parts: Sequence[Scores | Failure]) -> Scores | Failure:

@@ -77,7 +77,7 @@ class Scored:
         self.columns: Columns | None = (
             None  # values of all outcomes, where all have the same metrics and no note
         )
-        self._groups = [(None, outcomes)] if outcomes else []
+        self._groups: list[tuple[Columns | None, Sequence[Any]]] = [(None, outcomes)] if outcomes else []
 
     @cached_property
     def outcomes(self) -> list[Scores | Failure]:

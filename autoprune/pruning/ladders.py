@@ -15,7 +15,7 @@ from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
 from autoprune.pruning.feed import Feed
 from autoprune.pruning.link import pinned
-from autoprune.pruning.merging import Held
+from autoprune.pruning.merging import ROOM, Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
 FILE = "ladders.safetensors"
@@ -61,8 +61,11 @@ class StoredLadders:
         if pin:
             for stored in (*self._mapped.values(), *self._mapped_own.values()):
                 stored |= {name: pinned(tensor) for name, tensor in stored.items()}
-        feed = Feed(self._mapped, self._mapped_own, room, device)
+        experts = self._units["ffn"].get("experts")
+        stacked = frozenset[str]() if experts is None else frozenset(experts.slices)
+        feed = Feed(self._mapped, self._mapped_own, room, device, stacked)
         self._full, self._own, self._holds_views = feed.full, feed.own, False
+        self._merged = Held(min(ROOM, feed.largest))
         self._views.clear()
         return feed
 
@@ -101,6 +104,8 @@ class StoredLadders:
             text = dict(plan.settings).get(MERGE)
             for setting, units in self._units[plan.kind].items():
                 if text is not None and setting == "experts":  # all of them are mixed
+                    if not self._holds_views:
+                        self._merged.only(block)
                     return self._merged.get(block, str(text), int(plan.get("width")), found)
                 count = int(plan.get(setting, units.count))
                 if not 0 < count <= units.count:

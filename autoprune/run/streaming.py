@@ -11,7 +11,8 @@ import torch
 from autoprune.device import check_room
 from autoprune.errors import SettingError, nearest
 from autoprune.models.decoder import Decoder
-from autoprune.models.mapped import Ranges, in_fp32
+from autoprune.models.mappable import mappable
+from autoprune.models.mapped import Ranges
 from autoprune.pruning.feed import DenseBlocks
 from autoprune.space import KINDS
 from autoprune.streamed import StreamedSupernet
@@ -40,14 +41,14 @@ def mapping_of(cfg: DictConfig, cache: Cache) -> Callable[[str], str] | None:
     if cfg.stream != "disk":
         return None
 
-    def mappable(source: str) -> str:
+    def found(source: str) -> str:
         if not Path(source).is_dir():
             raise SettingError(
                 f"stream=disk: model={cfg.model} is no folder; download it and name its folder"
             )
-        return str(in_fp32(Path(source), cache))
+        return str(mappable(Path(source), cache))
 
-    return mappable
+    return found
 
 
 def move(cfg: DictConfig, model: Any, device: torch.device) -> None:
@@ -68,8 +69,8 @@ def check_mapped(cfg: DictConfig, loaded: Loaded, adapter: Adapter) -> None:
             for name, tensor in adapter.weights(block, kind).items():
                 if not ranges.hold(tensor):
                     raise SettingError(
-                        f"stream=disk: {name} of block {block} of model={loaded.name} is made anew when it is loaded "
-                        "(stacked experts are), so it has to be in memory; allowed: stream=off"
+                        f"stream=disk: {name} of block {block} of model={loaded.name} is made anew when it is loaded, "
+                        "so it has to be in memory; allowed: stream=off"
                     )
 
 

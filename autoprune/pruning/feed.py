@@ -40,7 +40,7 @@ class Feed:
 
     Nothing is read twice while it is wanted: what is `expected` is read by a thread, in that order, as far as `room`
     bytes allow. Its mapped source is forgotten at once, so that this is all the memory that ladders take. `stacked`
-    names tensors of an FFN whose first dimension counts experts.
+    names tensors of an FFN whose first dimension counts experts. Blocks that are `resting` are handed out as they are.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class Feed:
         room: int,
         device: torch.device | None = None,
         stacked: frozenset[str] = frozenset(),
+        resting: frozenset[int] = frozenset(),
     ) -> None:
+        self._resting = resting
         self._stacked, self._experts = stacked, dict[Site, int]()
         self._sources: dict[Key, Tensors] = {(*site, SHARED): tensors for site, tensors in full.items()}
         self._sources |= dict(own)
@@ -74,9 +76,10 @@ class Feed:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest sublayer, with one option of its own."""
-        shared = {key[:2]: self.size(key) for key in self._sources if key[2] == SHARED}
-        for key in self._sources:
+        """Bytes of the largest sublayer that is fed, with one option of its own."""
+        fed = [key for key in self._sources if key[0] not in self._resting]
+        shared = {key[:2]: self.size(key) for key in fed if key[2] == SHARED}
+        for key in fed:
             if key[2] != SHARED:
                 shared[key[:2]] = max(shared[key[:2]], self.size((*key[:2], SHARED)) + self.size(key))
         return max(shared.values(), default=0)
@@ -112,7 +115,7 @@ class Feed:
     def expect(self, keys: Iterator[Key] | list[Key]) -> None:
         """Read these soon, as far as there is room beside what is held."""
         for key in keys:
-            if key in self._held or key not in self._sources:
+            if key in self._held or key not in self._sources or key[0] in self._resting:
                 continue
             if self._bytes() + _size(self._wanted(key)) > self._room:
                 return
@@ -120,6 +123,8 @@ class Feed:
 
     def get(self, key: Key) -> Tensors:
         """An entry, waiting for it."""
+        if key[0] in self._resting:
+            return self._sources[key]
         if key not in self._held:
             self._make_room(_size(self._wanted(key)))
             self._read(key)
@@ -171,9 +176,15 @@ def _size(tensors: Tensors) -> int:
 class DenseBlocks(Mapping[Site, Tensors]):
     """The dense model's own weights by sublayer, fed in the order of its blocks: the next ones are read meanwhile."""
 
-    def __init__(self, full: Mapping[Site, Tensors], room: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        full: Mapping[Site, Tensors],
+        room: int,
+        device: torch.device,
+        resting: frozenset[int] = frozenset(),
+    ) -> None:
         self._sites = list(full)
-        self._feed = Feed(full, {}, room, device)
+        self._feed = Feed(full, {}, room, device, resting=resting)
 
     @property
     def largest(self) -> int:
@@ -191,6 +202,30 @@ class DenseBlocks(Mapping[Site, Tensors]):
 
     def __len__(self) -> int:
         return len(self._sites)
+
+
+class MappedBlocks(Mapping[Site, Tensors]):
+    """The dense model's own weights by sublayer, mapped: the system reads them as they are used.
+
+    When another sublayer is asked for, the memory of the last one is let go of, unless its block is `resting`.
+    """
+
+    def __init__(self, full: Mapping[Site, Tensors], resting: frozenset[int] = frozenset()) -> None:
+        self._full, self._resting = full, resting
+        self._ranges = Ranges()
+        self._last: Site | None = None
+
+    def __getitem__(self, site: Site) -> Tensors:
+        if self._last is not None and self._last != site:
+            self._ranges.forget(self._full[self._last].values())
+        self._last = None if site[0] in self._resting else site
+        return self._full[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._full)
+
+    def __len__(self) -> int:
+        return len(self._full)
 
 
 class _Shared(Mapping[Site, Tensors]):

@@ -191,10 +191,10 @@ def test_settings(given: list[str], word: str, said: str) -> None:
 
 
 def test_too_little_room_is_told_with_what_is_needed(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.run import streaming
+    from autoprune.run import placement, streaming
 
-    monkeypatch.setattr(streaming, "SUBLAYERS", 1 << 20)
+    monkeypatch.setattr(placement, "SUBLAYERS", 1 << 20)
     with pytest.raises(
         SettingError, match="stream_mb=1024 is too small: .* of this model's ladders take .* MB"
     ):
-        streaming.supernet_of(parts.cfg, parts.adapter, parts.ladders, parts.ladders)  # type: ignore[arg-type]
+        streaming.supernet_of(parts.cfg, parts.placement, parts.adapter, parts.ladders, parts.ladders)  # type: ignore[arg-type]

@@ -32,7 +32,15 @@ from autoprune.run.placement import Placement, check_stream_settings, placement_
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
-from autoprune.run.streaming import check_mapped, forget_all, mapping_of, move, offload, supernet_of
+from autoprune.run.streaming import (
+    check_mapped,
+    forget_all,
+    keep_few_shapes,
+    mapping_of,
+    move,
+    offload,
+    supernet_of,
+)
 from autoprune.run.typed import check_types
 from autoprune.shape import AnalyticCosts, Task
 from autoprune.space import CostModel, Plan, Space, is_mask
@@ -182,6 +190,7 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         move(placement, loaded.model, device)
         adapter = adapter_for(loaded.model, cfg.adapter)
         check_mapped(cfg, placement, loaded, adapter)
+        keep_few_shapes(placement, adapter)
     with progress.stage("cutting the corpus"):
         corpus = read_corpus(cfg, loaded, adapter.shape, cache)
     if corpus.repeats:

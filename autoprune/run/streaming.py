@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from autoprune.models.base import Adapter
     from autoprune.models.load import Loaded
     from autoprune.pruning.ladders import StoredLadders
+
+SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # read at the first product of matrices
+FEW = "64"
 
 
 def mapping_of(cfg: DictConfig, placement: Placement, cache: Cache) -> Callable[[str], str] | None:
@@ -62,6 +66,16 @@ def check_mapped(cfg: DictConfig, placement: Placement, loaded: Loaded, adapter:
                         f"stream={cfg.stream}: {name} of block {block} of model={loaded.name} is made anew when it is "
                         "loaded, so it has to be in memory; allowed: stream=off"
                     )
+
+
+def keep_few_shapes(placement: Placement, adapter: Adapter) -> None:
+    """Before anything runs: let the CPU's libraries hold what they prepared for fewer shapes than their usual 1024.
+
+    Each expert has another number of tokens every time, so that they would hold hundreds of MB and use little of it.
+    """
+    if adapter.shape.experts and not placement.rests:
+        for name in SHAPES:
+            os.environ.setdefault(name, FEW)
 
 
 def supernet_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from autoprune.objective import Fidelity, Split
 from autoprune.progress import Progress
 from autoprune.pruning.feed import SHARED, Feed
 from autoprune.run.parts import Parts, open_parts
+from autoprune.run.streaming import SHAPES
 from autoprune.space import KINDS, Candidate, OptionGene, Plan
 from autoprune.streamed import StreamedSupernet
 from tests import families, tiny
@@ -145,6 +147,21 @@ def test_merged_experts_are_held_of_one_block_and_no_more_than_a_sublayer(
     held: Any = parts.ladders._merged  # type: ignore[union-attr]
     assert {key[0] for key in held._held} == {BLOCKS - 1}
     assert held._bytes <= feed_of(parts).largest
+
+
+def test_libraries_keep_few_shapes_where_a_mixture_is_streamed(
+    given: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SHAPES:
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
+    opened(*given["olmoe"])
+    assert not set(SHAPES) & set(os.environ), "in memory they are left alone"
+    opened(*given["olmoe"], "stream=disk")
+    assert {os.environ[name] for name in SHAPES} == {"64"}
+    monkeypatch.setenv(SHAPES[0], "7")
+    opened(*given["olmoe"], "stream=disk")
+    assert os.environ[SHAPES[0]] == "7", "who sets it himself has his way"
 
 
 def test_with_fewer_experts_wanted_they_are_read_and_with_more_read_again() -> None:

@@ -71,18 +71,22 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 def _words(options: argparse.Namespace, folder: Path) -> list[str]:
     """The settings of a run on the model that is asked for."""
-    small = [f"sequences={options.sequences}", "calibration.tokens=1024", "calibration.ladder=nested"]
-    small += ["latency.mode=off", "quiet=true", "out=unused"]
     if options.model is None:
-        return [*make(folder, options.hidden, options.blocks, options.experts), *small]
+        return make(folder, options.hidden, options.blocks, options.sequences, options.experts)
     from autoprune.models.load import blank_model
 
-    experts = getattr(blank_model(options.model).config, "num_experts_per_tok", 0)
+    mixture = getattr(blank_model(options.model).config, "num_experts_per_tok", 0)
+    return [f"model={options.model}", "data=auto", *_small(options.sequences, mixture)]
+
+
+def _small(sequences: int, experts: int) -> list[str]:
+    """Settings that keep a run small, with a space that suits a mixture."""
+    words = [f"sequences={sequences}", "calibration.tokens=1024", "calibration.ladder=nested"]
     space = ["space=[structured,experts]"] if experts else []
-    return [f"model={options.model}", "data=auto", *space, *small]
+    return [*words, *space, "latency.mode=off", "quiet=true", "out=unused"]
 
 
-def make(folder: Path, hidden: int, blocks: int, experts: int = 0) -> list[str]:
+def make(folder: Path, hidden: int, blocks: int, sequences: int, experts: int = 0) -> list[str]:
     """A random model and a text; the settings of a run on them."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -114,7 +118,7 @@ def make(folder: Path, hidden: int, blocks: int, experts: int = 0) -> list[str]:
             model = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=4 * hidden))
         model.save_pretrained(folder / "model")
     named = [w for w in words if w.startswith(("model=", "data="))]
-    return [*named, *(["space=[structured,experts]"] if experts else [])]
+    return [*named, *_small(sequences, experts)]
 
 
 def _prepare(words: Sequence[str]) -> int:

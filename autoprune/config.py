@@ -120,10 +120,11 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     export: Export = field(default_factory=Export)
     memory_mb: int = 512  # bound for hidden states kept to be shared, and one for masked matrices
-    stream: str = (
-        "off"  # disk, or host, beside a GPU: model and ladders stay there, but for the sublayers at work
-    )
+    # disk, or host, beside a GPU: model and ladders stay there, but for the sublayers at work; auto: what fits rests
+    stream: str = "off"
     stream_mb: int = 1024  # bound for those
+    device_mb: int | None = None  # with stream=auto, weights on the GPU; null: what is free, less memory_mb
+    host_mb: int | None = None  # and in the machine's memory
     trust_remote_code: bool = False
     adapter: str | None = None  # PACKAGE.MODULE.CLASS of an adapter, for a model family that is not built in
     quiet: bool = False
@@ -152,6 +153,8 @@ LOWEST = {
     "latency.phases": 0,
     "memory_mb": 1,
     "stream_mb": 1,
+    "device_mb": 1,
+    "host_mb": 1,
 }
 MODES = ("measure", "off")
 STALE = ("measure", "refuse", "keep")

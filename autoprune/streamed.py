@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, State
-from autoprune.pruning.feed import AHEAD, SHARED, Feed, Key
+from autoprune.pruning.feed import AHEAD, ALL, SHARED, Feed, Key
 from autoprune.space import Plan, SublayerPlan
 from autoprune.supernet import Ladders, Supernet, Visit, VisitMany
 from autoprune.trie import trie_order
@@ -46,7 +47,7 @@ class StreamedSupernet(Supernet):
         """Call `visit(micro-batch, index, logits [B, T, V])` for every plan on every micro-batch."""
         if not plans:
             return
-        with tempfile.TemporaryDirectory(prefix="autoprune-states-") as folder:
+        with tempfile.TemporaryDirectory(prefix="autoprune-states-") as folder, self.feed.of_a_batch():
             states = _States(Path(folder), self.memory_bytes)
             for number, ids in enumerate(batches):
                 states.put((0, number), self.adapter.embed(ids))
@@ -61,7 +62,7 @@ class StreamedSupernet(Supernet):
         self, plans: Sequence[Plan], nodes: list[list[int]], at: int, batches: int, states: _States
     ) -> list[list[int]]:
         """Move all plans over sublayer `at`; the nodes behind it, each the plans that share all so far."""
-        self.feed.expect(list(_wanted(plans, at)))
+        self.feed.expect(list(self._wanted(plans, at)))
         split = [_branches(plans, members, at) for members in nodes]
         made: list[list[int]] = []
         first = [0]
@@ -77,6 +78,18 @@ class StreamedSupernet(Supernet):
         after.settle()
         self.feed.drop(at // 2, plans[0].sublayers[at].kind)
         return made
+
+    def _wanted(self, plans: Sequence[Plan], at: int) -> Iterator[Key]:
+        """What ladders hold of this sublayer's options and the next ones', in the order in which they are run."""
+        for depth in range(at, min(at + AHEAD, len(plans[0].sublayers))):
+            options = {p.sublayers[depth] for p in plans if not p.sublayers[depth].gone}
+            if not options:
+                continue
+            block, kind = depth // 2, plans[0].sublayers[depth].kind
+            self.feed.first((block, kind), _experts(options))
+            yield (block, kind, SHARED)
+            counts = {int(option.get(self.adapter.unit_setting(kind), SHARED)) for option in options}
+            yield from ((block, kind, count) for count in sorted(counts - {SHARED}, reverse=True))
 
     def _moved(self, at: int, sublayer: SublayerPlan, state: State) -> State:
         if sublayer.gone:
@@ -100,16 +113,10 @@ def _branches(plans: Sequence[Plan], members: Sequence[int], at: int) -> dict[Su
     return found
 
 
-def _wanted(plans: Sequence[Plan], at: int) -> Iterator[Key]:
-    """What ladders hold of this sublayer's options and the next ones', in the order in which they are run."""
-    for depth in range(at, min(at + AHEAD, len(plans[0].sublayers))):
-        options = {p.sublayers[depth] for p in plans if not p.sublayers[depth].gone}
-        if not options:
-            continue
-        kind = plans[0].sublayers[depth].kind
-        yield (depth // 2, kind, SHARED)
-        counts = {int(value) for option in options for _, value in option.settings if isinstance(value, int)}
-        yield from ((depth // 2, kind, count) for count in sorted(counts, reverse=True) if count)
+def _experts(options: set[SublayerPlan]) -> int:
+    """The most experts that a sublayer's options have; masks are chosen, and experts mixed, of all there are."""
+    whole = any(option.unmasked != option or MERGE in dict(option.settings) for option in options)
+    return ALL if whole else max(int(option.get("experts", ALL)) for option in options)
 
 
 @dataclass(frozen=True)

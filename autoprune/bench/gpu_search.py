@@ -110,7 +110,8 @@ def _streamed(adapter: Any, folder: str) -> Supernet:
     full = {site: {n: t.cpu() for n, t in adapter.weights(*site).items()} for site in sites}
     adapter.fed = DenseBlocks(full, room, device)
     ladders = StoredLadders(adapter, Path(folder))
-    feed = ladders.feed(room, device, pin=device.type == "cuda")
+    hosted = range(adapter.shape.blocks) if device.type == "cuda" else ()
+    feed = ladders.feed(room, device, hosted=frozenset(hosted))
     return StreamedSupernet(adapter, ladders, 1 << 30, feed)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,8 @@ def load_model(
     """
     source = _resolve(name)
     files = source if mappable is None else mappable(source)
-    from transformers import AutoConfig
-    from transformers.utils import logging as hf_logging
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    hf_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        if not any_family:
-            check_family(config.model_type)
+    with _readable(name):
+        config = _config(source, trust_remote_code, any_family)
         found: Any = auto_class(config.architectures or (), config.model_type).from_pretrained(
             files,
             config=config,
@@ -74,10 +68,6 @@ def load_model(
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises many kinds: all mean that this checkpoint cannot be used
-        raise UnsupportedModelError(
-            f"model={name} cannot be loaded: {_first_line(error)}; {WANTED}"
-        ) from error
     model, report = found
     _check_complete(name, report)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -86,6 +76,39 @@ def load_model(
     images = model.main_input_name == "pixel_values"
     reads = Preparation.of(source) if images else _tokenizer(source)
     return Loaded(name, source, model, reads, dtype, _digest(source, model))
+
+
+def blank_model(name: str, trust_remote_code: bool = False, any_family: bool = False) -> Any:
+    """The model of `model=NAME` in fp32 as its class makes it: no weights are read. Raises as `load_model` does."""
+    source = _resolve(name)
+    with _readable(name):
+        config = _config(source, trust_remote_code, any_family)
+        known: Any = auto_class(config.architectures or (), config.model_type)
+        return known.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What transformers raises means that this checkpoint cannot be used; it says no more than that."""
+    from transformers.utils import logging as hf_logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # of many kinds
+        raise UnsupportedModelError(
+            f"model={name} cannot be loaded: {_first_line(error)}; {WANTED}"
+        ) from error
+
+
+def _config(source: str, trust_remote_code: bool, any_family: bool) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    if not any_family:
+        check_family(config.model_type)
+    return config
 
 
 def auto_class(architectures: Sequence[str], model_type: str = "") -> Any:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-
-from autoprune.cache import Cache
 
 MAPS = Path("/proc/self/maps")
 ENDING = ".safetensors"
-SHARD = 1 << 30  # bytes of a converted file, in memory while it is written
 WILL_NEED = 3  # of madvise(2): read ahead
 FORGET = 4  # of madvise(2): the pages go; what is read again comes from the file
 
@@ -67,50 +60,6 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     start = tensor.data_ptr()
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     return start, start + (reach * tensor.element_size() if tensor.numel() else 0)
-
-
-def in_fp32(source: Path, cache: Cache) -> Path:
-    """A checkpoint folder whose tensors are fp32, so that they can be mapped: `source`, or a copy in the cache.
-
-    The copy is written shard by shard and never in memory as a whole.
-    """
-    files = sorted(source.glob(f"*{ENDING}"))
-    if all(_is_fp32(file) for file in files):
-        return source
-    inputs = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    return cache.folder("weights", [str(source.absolute()), inputs], lambda to: _convert(source, files, to))
-
-
-def _is_fp32(path: Path) -> bool:
-    with safe_open(path, framework="pt") as file:
-        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - a handle is no dict
-    return not kinds & {"F16", "BF16", "F64"}
-
-
-def _convert(source: Path, files: Iterable[Path], to: Path) -> None:
-    for path in source.iterdir():
-        if path.is_file() and path.suffix not in (ENDING, ".bin") and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, to / path.name)
-    places: dict[str, str] = {}
-    held: dict[str, Tensor] = {}
-
-    def write() -> None:
-        name = f"model-{len(set(places.values())) + 1:05d}{ENDING}"
-        save_file(held, to / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(held, name))
-        held.clear()
-
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a handle is no dict
-                tensor = file.get_tensor(name)
-                held[name] = tensor.float() if tensor.is_floating_point() else tensor.clone()
-                if sum(t.nbytes for t in held.values()) >= SHARD:
-                    write()
-    if held:
-        write()
-    index = {"metadata": {}, "weight_map": places}
-    (to / f"model{ENDING}.index.json").write_text(json.dumps(index))
 
 
 def resident(kind: str = "VmRSS") -> int:

@@ -15,7 +15,7 @@ from autoprune.merging import MERGE
 from autoprune.models.base import Adapter, Units, Weights
 from autoprune.pruning.feed import Feed
 from autoprune.pruning.link import pinned
-from autoprune.pruning.merging import Held
+from autoprune.pruning.merging import ROOM, Held
 from autoprune.space import KINDS, Kind, SublayerPlan
 
 FILE = "ladders.safetensors"
@@ -53,16 +53,29 @@ class StoredLadders:
         self._own: Mapping[tuple[int, Kind, int], dict[str, Tensor]] = self._mapped_own
         self._holds_views = True
 
-    def feed(self, room: int, device: torch.device | None = None, pin: bool = False) -> Feed:
+    def feed(
+        self,
+        room: int,
+        device: torch.device | None = None,
+        resting: frozenset[int] = frozenset(),
+        hosted: frozenset[int] = frozenset(),
+    ) -> Feed:
         """From now on hand out copies that are read when they are wanted, `room` bytes of them at a time.
 
-        `pin`: they are read from pinned memory, which takes in all ladders first; else from the files.
+        Blocks that are `resting` are taken to the device as a whole, `hosted` ones into pinned memory, from which they
+        are read; the others are read from the files.
         """
-        if pin:
-            for stored in (*self._mapped.values(), *self._mapped_own.values()):
-                stored |= {name: pinned(tensor) for name, tensor in stored.items()}
-        feed = Feed(self._mapped, self._mapped_own, room, device)
+        for held in (self._mapped, self._mapped_own):
+            for key, stored in held.items():
+                if key[0] in resting and device is not None:
+                    stored |= {n: t if n in (ORDER, EXPERTS) else t.to(device) for n, t in stored.items()}
+                elif key[0] in hosted:
+                    stored |= {name: pinned(tensor) for name, tensor in stored.items()}
+        experts = self._units["ffn"].get("experts")
+        stacked = frozenset[str]() if experts is None else frozenset(experts.slices)
+        feed = Feed(self._mapped, self._mapped_own, room, device, stacked, resting)
         self._full, self._own, self._holds_views = feed.full, feed.own, False
+        self._merged = Held(min(ROOM, feed.largest))
         self._views.clear()
         return feed
 
@@ -101,6 +114,8 @@ class StoredLadders:
             text = dict(plan.settings).get(MERGE)
             for setting, units in self._units[plan.kind].items():
                 if text is not None and setting == "experts":  # all of them are mixed
+                    if not self._holds_views:
+                        self._merged.only(block)
                     return self._merged.get(block, str(text), int(plan.get("width")), found)
                 count = int(plan.get(setting, units.count))
                 if not 0 < count <= units.count:

@@ -44,6 +44,11 @@ class Held:
             self._bytes -= _bytes(self._held.popitem(last=False)[1])
         return found
 
+    def only(self, block: int) -> None:
+        """Let go of other blocks' experts."""
+        for key in [k for k in self._held if k[0] != block]:
+            self._bytes -= _bytes(self._held.pop(key))
+
 
 def _bytes(weights: Weights) -> int:
     return sum(weights[name].nbytes for name in ("gate", "up", "down", "router"))

@@ -100,14 +100,17 @@ def _onward(folder: Path) -> str:
     return "start it again: the run had not begun"
 
 
-def save_settings(folder: Path, cfg: DictConfig, command: str, device: str = "cpu") -> None:
-    """Resolved settings, the command and the environment with its device."""
+def save_settings(
+    folder: Path, cfg: DictConfig, command: str, device: str = "cpu", placement: str = ""
+) -> None:
+    """Resolved settings, the command and the environment with its device, and where weights were placed, if told."""
     from omegaconf import OmegaConf
 
     from autoprune.hardware.fingerprint import environment
 
     OmegaConf.save(cfg, folder / CONFIG, resolve=True)
-    write_json(folder / ENVIRONMENT, {"command": command, **environment(device)})
+    placed = {"placement": placement} if placement else {}
+    write_json(folder / ENVIRONMENT, {"command": command, **environment(device), **placed})
 
 
 def load_settings(folder: Path, trust: bool) -> DictConfig:

@@ -28,14 +28,14 @@ from autoprune.pruning.recipe import LadderRecipe
 from autoprune.run.baselines import Baselines
 from autoprune.run.calibration import calibration_windows, mask_settings, recipe_of
 from autoprune.run.hidden import Given, narrowed
+from autoprune.run.placement import Placement, check_stream_settings, placement_of
 from autoprune.run.prompts import check_settings, for_run, open_ladders, prompt_len
 from autoprune.run.reading import read_corpus
 from autoprune.run.stream import check_stream, dense_logits
 from autoprune.run.streaming import (
     check_mapped,
-    check_stream_settings,
     forget_all,
-    forgetting,
+    keep_few_shapes,
     mapping_of,
     move,
     offload,
@@ -76,6 +76,7 @@ class Parts:
     space_parts: tuple[SpacePart, ...]
     baselines: Baselines
     evaluators: tuple[WindowEvaluator, ...]
+    placement: Placement
     final_evaluators: Mapping[str, FinalEvaluator] = field(default_factory=dict)  # by name in evaluator=[…]
     given: Given | None = None  # the model as it was named, where `loaded` is narrower
 
@@ -158,7 +159,7 @@ class Parts:
             self.adapter, self.loaded, folder, recipe, self.space_parts, self.cache, progress
         )
         ladders = self.ladders.over(stored) if isinstance(self.ladders, MaskedLadders) else stored
-        supernet = supernet_of(self.cfg, self.adapter, stored, ladders)
+        supernet = supernet_of(self.cfg, self.placement, self.adapter, stored, ladders)
         return replace(self, recipe=recipe, ladder_folder=folder, ladders=ladders, supernet=supernet)
 
     def space(self, table: LatencyTable | None) -> Space:
@@ -179,12 +180,17 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
     exact(device)
     torch.set_num_threads(int(cfg.threads))
     cache = Cache(source=f"model={Path(str(cfg.model)).name} data={cfg.data}")
+    space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
+    placement = placement_of(cfg, device, space_parts)
+    if placement.told:
+        progress.say(placement.told)
     with progress.stage("loading the model"):
-        any_family, mappable = cfg.adapter is not None, mapping_of(cfg, cache)
+        any_family, mappable = cfg.adapter is not None, mapping_of(cfg, placement, cache)
         loaded = load_model(str(cfg.model), bool(cfg.trust_remote_code), any_family, mappable)
-        move(cfg, loaded.model, device)
+        move(placement, loaded.model, device)
         adapter = adapter_for(loaded.model, cfg.adapter)
-        check_mapped(cfg, loaded, adapter)
+        check_mapped(cfg, placement, loaded, adapter)
+        keep_few_shapes(placement, adapter)
     with progress.stage("cutting the corpus"):
         corpus = read_corpus(cfg, loaded, adapter.shape, cache)
     if corpus.repeats:
@@ -194,9 +200,8 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         loaded, adapter = narrowed(cfg, named, corpus, cache, progress)
     with progress.stage("self-check"):  # before anything dear is built or measured
         check_stream(loaded, adapter, corpus)
-        forget_all(cfg, loaded.model)
-        offload(cfg, adapter, device)
-    space_parts = tuple(for_run(instantiate(cfg.space[name]), int(cfg.window)) for name in cfg.space)
+        forget_all(placement, loaded.model)
+        offload(cfg, placement, adapter, device)
     prompt = prompt_len(cfg, adapter, space_parts)
     if prompt is not None:
         adapter.prompt_len = prompt
@@ -213,10 +218,10 @@ def open_parts(cfg: DictConfig, progress: Progress) -> Parts:
         with progress.stage("taking statistics for masks") as step:
             chosen = *mask_settings(cfg), step, masks_experts(names)
             ladders = masked(stored, adapter, loaded.digest, recipe, cache, *chosen)
-    supernet = supernet_of(cfg, adapter, stored, ladders)
+    supernet = supernet_of(cfg, placement, adapter, stored, ladders)
     evaluators, last = make_evaluators(cfg, adapter.shape.task)
     opened = cfg, cache, loaded, adapter, corpus, recipe, folder, ladders, supernet, space_parts
-    return Parts(*opened, baselines, evaluators, last, named)
+    return Parts(*opened, baselines, evaluators, placement, last, named)
 
 
 def make_evaluators(
@@ -250,7 +255,7 @@ def make_context(
 ) -> Context:
     """What evaluators of a model and corpus may use; `teacher`: where plans are held against another model."""
     return Context(
-        dense_logits(adapter if teacher is None else teacher, forgetting(cfg)),
+        dense_logits(adapter if teacher is None else teacher),
         cache,
         f"{loaded.digest}-{corpus.digest}",
         loaded.tokenizer,

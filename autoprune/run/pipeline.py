@@ -109,7 +109,7 @@ def _begin(
     progress.say(
         f"self-check passed; about {size.seconds:.0f} s and {size.bytes / 1e6:.0f} MB for {size.tokens:,} tokens"
     )
-    folder.save_settings(path, cfg, command, str(run.parts.device))
+    folder.save_settings(path, cfg, command, str(run.parts.device), run.parts.placement.told)
     if run.table is not None:
         run.table.save(path / folder.LATENCY)
     origin = {} if adopt is None else {ADOPTS: str(adopt)}

@@ -114,7 +114,7 @@ def check_recovery(parts: Parts) -> None:
     settings = recovery_of(parts.cfg)
     if settings is None:
         return
-    if getattr(parts.adapter, "fed", None) is not None:
+    if parts.device.type != "cpu" and not parts.placement.rests:
         raise SettingError(
             f"recovery={settings.name} runs the whole dense model on device={parts.device}, and stream="
             f"{parts.cfg.stream} keeps it off there; allowed: stream=off, device=cpu or recovery=none"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoprune.data import Corpus, as_tensor
 from autoprune.errors import UnsupportedModelError
-from autoprune.models.base import Adapter, Weights
+from autoprune.models.base import Adapter
 from autoprune.models.load import Loaded
 from autoprune.objective import Split
 from autoprune.space import KINDS
@@ -18,22 +18,15 @@ from autoprune.space import KINDS
 STREAM = 1e-5  # largest difference to the stock model, relative to its largest logit
 
 
-def dense_logits(
-    adapter: Adapter, used: Callable[[Weights], None] = lambda weights: None
-) -> Callable[[Tensor], Tensor]:
-    """The dense model through the block stream: what `Adapter.embed` takes to logits.
-
-    `used` hears of the weights of every sublayer once it has run.
-    """
+def dense_logits(adapter: Adapter) -> Callable[[Tensor], Tensor]:
+    """The dense model through the block stream: what `Adapter.embed` takes to logits."""
 
     @torch.inference_mode()
     def run(ids: Tensor) -> Tensor:
         state = adapter.embed(ids)
         for block in range(adapter.shape.blocks):
             for kind in KINDS:
-                weights = adapter.weights(block, kind)
-                state = adapter.run_sublayer(block, kind, state, weights)
-                used(weights)
+                state = adapter.run_sublayer(block, kind, state, adapter.weights(block, kind))
         return adapter.head(state)
 
     return run

@@ -1,7 +1,8 @@
-"""`stream=disk`, `host`: model and ladders stay on disk, or beside a GPU in memory, but for the sublayers at work."""
+"""`stream=disk`, `host`, `auto`: what a run does with blocks and ladders that are not on its device."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.device import check_room
-from autoprune.errors import SettingError, nearest
+from autoprune.errors import SettingError
 from autoprune.models.decoder import Decoder
-from autoprune.models.mapped import Ranges, in_fp32
-from autoprune.pruning.feed import DenseBlocks
+from autoprune.models.mappable import mappable
+from autoprune.models.mapped import Ranges
+from autoprune.pruning.feed import DenseBlocks, MappedBlocks, Site, Tensors
+from autoprune.run.placement import Placement, check_fed
 from autoprune.space import KINDS
 from autoprune.streamed import StreamedSupernet
 from autoprune.supernet import Ladders, Supernet
@@ -21,99 +24,108 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from autoprune.cache import Cache
-    from autoprune.models.base import Adapter, Weights
+    from autoprune.models.base import Adapter
     from autoprune.models.load import Loaded
     from autoprune.pruning.ladders import StoredLadders
 
-STREAMS = ("off", "disk", "host")
-SUBLAYERS = 2  # one that is at work, and one that is read meanwhile
+SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # read at the first product of matrices
+FEW = "64"
 
 
-def check_stream_settings(cfg: DictConfig) -> None:
-    """Raise SettingError for an unknown way."""
-    if cfg.stream not in STREAMS:
-        raise SettingError(f"stream={cfg.stream} is unknown" + nearest(str(cfg.stream), STREAMS))
-
-
-def mapping_of(cfg: DictConfig, cache: Cache) -> Callable[[str], str] | None:
+def mapping_of(cfg: DictConfig, placement: Placement, cache: Cache) -> Callable[[str], str] | None:
     """How to find a checkpoint whose tensors can be mapped; None where the model is to be in memory."""
-    if cfg.stream != "disk":
+    if not placement.maps:
         return None
 
-    def mappable(source: str) -> str:
+    def found(source: str) -> str:
         if not Path(source).is_dir():
             raise SettingError(
-                f"stream=disk: model={cfg.model} is no folder; download it and name its folder"
+                f"stream={cfg.stream}: model={cfg.model} is no folder; download it and name its folder"
             )
-        return str(in_fp32(Path(source), cache))
+        return str(mappable(Path(source), cache))
 
-    return mappable
+    return found
 
 
-def move(cfg: DictConfig, model: Any, device: torch.device) -> None:
+def move(placement: Placement, model: Any, device: torch.device) -> None:
     """Bring a model to its device; raises SettingError where it does not fit."""
-    if device.type == "cpu" or cfg.stream != "off":
+    if device.type == "cpu" or not placement.rests:
         return
     check_room(device, sum(p.nbytes for p in model.parameters()), "the model in fp32")
     model.to(device)
 
 
-def check_mapped(cfg: DictConfig, loaded: Loaded, adapter: Adapter) -> None:
-    """Raise SettingError when the model's blocks are in memory after all."""
-    if cfg.stream != "disk":
-        return
+def check_mapped(cfg: DictConfig, placement: Placement, loaded: Loaded, adapter: Adapter) -> None:
+    """Raise SettingError when blocks that should be in their files are in memory after all."""
     ranges = Ranges()
-    for block in range(adapter.shape.blocks):
+    for block in sorted(placement.at("disk", adapter.shape.blocks)):
         for kind in KINDS:
             for name, tensor in adapter.weights(block, kind).items():
                 if not ranges.hold(tensor):
                     raise SettingError(
-                        f"stream=disk: {name} of block {block} of model={loaded.name} is made anew when it is loaded "
-                        "(stacked experts are), so it has to be in memory; allowed: stream=off"
+                        f"stream={cfg.stream}: {name} of block {block} of model={loaded.name} is made anew when it is "
+                        "loaded, so it has to be in memory; allowed: stream=off"
                     )
 
 
-def forgetting(cfg: DictConfig) -> Callable[[Weights], None]:
-    """What is done with the dense model's weights once they have been used."""
-    if cfg.stream != "disk":
-        return lambda weights: None
-    ranges: list[Ranges] = []
+def keep_few_shapes(placement: Placement, adapter: Adapter) -> None:
+    """Before anything runs: let the CPU's libraries hold what they prepared for fewer shapes than their usual 1024.
 
-    def forget(weights: Weights) -> None:
-        if not ranges:
-            ranges.append(Ranges())  # once the model is loaded
-        ranges[0].forget(weights.values())
-
-    return forget
+    Each expert has another number of tokens every time, so that they would hold hundreds of MB and use little of it.
+    """
+    if adapter.shape.experts and not placement.rests:
+        for name in SHAPES:
+            os.environ.setdefault(name, FEW)
 
 
-def supernet_of(cfg: DictConfig, adapter: Adapter, stored: StoredLadders, ladders: Ladders) -> Supernet:
+def supernet_of(
+    cfg: DictConfig, placement: Placement, adapter: Adapter, stored: StoredLadders, ladders: Ladders
+) -> Supernet:
     """The supernet on these ladders; `stored` are what they rest on."""
-    memory, device = int(cfg.memory_mb) << 20, adapter.model.device
-    if cfg.stream == "off" or (cfg.stream == "host" and device.type == "cpu"):
+    memory, device, blocks = int(cfg.memory_mb) << 20, adapter.model.device, adapter.shape.blocks
+    if placement.rests:
         return Supernet(adapter, ladders, memory)
-    feed = stored.feed(_room(cfg), device, pin=cfg.stream == "host")
-    _check_room(cfg, feed.largest, "ladders")
+    feed = stored.feed(placement.room, device, placement.at("device", blocks), placement.at("host", blocks))
+    check_fed(cfg, placement, feed.largest, "ladders")
     return StreamedSupernet(adapter, ladders, memory, feed)
 
 
-def offload(cfg: DictConfig, adapter: Any, device: torch.device) -> None:
-    """Bring all of a streamed model but its blocks to a GPU, and let these follow as they are wanted.
+def offload(cfg: DictConfig, placement: Placement, adapter: Any, device: torch.device) -> None:
+    """Let blocks that do not rest on the device follow as they are wanted; all else of the model goes to a GPU.
 
     Raises SettingError for an adapter that does not say where its blocks are.
     """
-    if cfg.stream == "off" or device.type == "cpu":
+    if placement.rests:
+        return
+    blocks = adapter.shape.blocks
+    full = {(b, k): dict(adapter.weights(b, k)) for b in range(blocks) for k in KINDS}
+    resting = placement.at("device", blocks)
+    if device.type == "cpu":
+        adapter.fed = MappedBlocks(full, resting)
         return
     if not isinstance(adapter, Decoder):
         raise SettingError(
             f"stream={cfg.stream} on device={device} needs an adapter made from autoprune's Decoder; "
             "allowed: stream=off, or device=cpu"
         )
-    full = {(b, k): dict(adapter.weights(b, k)) for b in range(adapter.shape.blocks) for k in KINDS}
     _move_around(adapter.model, adapter.layout.blocks, device)
-    dense = DenseBlocks(full, _room(cfg), device)
-    _check_room(cfg, dense.largest, "dense blocks")
+    _settle(full, resting, placement.at("host", blocks), device)
+    dense = DenseBlocks(full, placement.room, device, resting)
+    check_fed(cfg, placement, dense.largest, "dense blocks")
     adapter.fed = dense
+
+
+def _settle(
+    full: dict[Site, Tensors], resting: frozenset[int], hosted: frozenset[int], device: torch.device
+) -> None:
+    """Bring blocks to where they rest; those of the machine's memory are copies where a file was mapped."""
+    ranges = Ranges()
+    for (block, _), tensors in full.items():
+        for name, tensor in tensors.items():
+            if block in resting:
+                tensors[name] = tensor.to(device)
+            elif block in hosted and ranges.hold(tensor):
+                tensors[name] = tensor.clone()
 
 
 def _move_around(model: Any, blocks: str, device: torch.device) -> None:
@@ -127,19 +139,7 @@ def _move_around(model: Any, blocks: str, device: torch.device) -> None:
         setattr(holder, name, waiting)
 
 
-def _room(cfg: DictConfig) -> int:
-    return int(cfg.stream_mb) << 20
-
-
-def _check_room(cfg: DictConfig, largest: int, what: str) -> None:
-    if _room(cfg) < SUBLAYERS * largest:
-        least = -(-SUBLAYERS * largest >> 20)
-        raise SettingError(
-            f"stream_mb={cfg.stream_mb} is too small: {SUBLAYERS} sublayers of this model's {what} take {least} MB"
-        )
-
-
-def forget_all(cfg: DictConfig, model: Any) -> None:
+def forget_all(placement: Placement, model: Any) -> None:
     """Let go of the memory of a mapped model's parameters."""
-    if cfg.stream == "disk":
+    if placement.maps:
         Ranges().forget(p.data for p in model.parameters())

@@ -38,7 +38,8 @@ OPTIONS = {
 SETTINGS = (
     "model data out objectives constraints targets tokens evaluations seconds seed window prompt_len hidden sequences "
     "threads precision device space search evaluator executor recovery calibration selection_windows test_windows "
-    "finalists front_points uniform baselines latency export memory_mb stream stream_mb trust_remote_code adapter quiet"
+    "finalists front_points uniform baselines latency export memory_mb stream stream_mb device_mb host_mb "
+    "trust_remote_code adapter quiet"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from autoprune.bench import gpu_search
 from autoprune.config import compose
 from autoprune.errors import SettingError
 from autoprune.evaluation import Scores
+from autoprune.models.mapped import Ranges
 from autoprune.objective import Fidelity, Split
 from autoprune.progress import Progress
 from autoprune.pruning import feed
 from autoprune.recovery.distill import Distill
+from autoprune.run import inferred, remote
 from autoprune.run import parts as run_parts
-from autoprune.run import remote
 from autoprune.run.parts import Parts, open_parts
+from autoprune.run.placement import Placement
 from autoprune.run.recovery import check_recovery, recover, setting_of
 from autoprune.space import ArrayGene, Candidate, Plan
 from autoprune.streamed import StreamedSupernet
@@ -150,6 +153,40 @@ def test_fed_blocks_score_as_blocks_that_stay(folder: Path, inline: list[Any]) -
         assert inline and not isinstance(held.supernet, StreamedSupernet)
 
 
+def test_blocks_rest_on_the_gpu_in_memory_and_in_files(
+    folder: Path, inline: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = families.FAMILIES["llama"]
+    model = family.make("tied", vocab_size=tiny.VOCABULARY, num_hidden_layers=6)
+    monkeypatch.setattr(inferred, "MB", 1 << 10)
+    bounds = ("stream=auto", "stream_mb=50", "device_mb=340", "host_mb=180")
+    with made_up_gpu():
+        _, wanted = scores(model, folder, ("stream=off",))
+        parts, found = scores(model, folder, bounds)
+        on, beside, in_files = (parts.placement.at(where, 6) for where in ("device", "host", "disk"))
+        assert on and beside and in_files and max(on) < min(beside) <= max(beside) < min(in_files)
+        assert "embeddings and head on madeup:0, blocks 0-" in parts.placement.told
+        assert [dict(s.metrics) for s in found] == [dict(s.metrics) for s in wanted]
+        net, ranges = parts.supernet, Ranges()
+        assert isinstance(net, StreamedSupernet) and {key[0] for key in net.feed.reads} == beside | in_files
+        for block in range(6):
+            sources = {n: t for n, t in net.feed._sources[block, "ffn", 0].items() if n != "order"}
+            assert {t.device == GPU for t in sources.values()} == {block in on}
+            assert block in on or all(ranges.hold(t) for t in sources.values()), (
+                "pinned ones are made up, too"
+            )
+            assert {t.device for t in parts.adapter.weights(block, "ffn").values()} == {GPU}
+        dense: Any = parts.adapter.fed
+        held = {
+            b: all(ranges.hold(t) for t in dense._feed._sources[b, "ffn", 0].values())
+            for b in beside | in_files
+        }
+        assert held == {b: b in in_files for b in beside | in_files}
+        assert len(inline) == sum(len(net.feed._sources[k]) for k in net.feed.entries() if k[0] in beside)
+        outside = {p.device for n, p in parts.loaded.model.named_parameters() if "layers." not in n}
+        assert outside == {GPU}
+
+
 def _check_fed(parts: Parts) -> None:
     """Blocks are in memory and come to the GPU, once for all plans of both micro-batches; the rest is there."""
     outside = {n: p.device for n, p in parts.loaded.model.named_parameters() if "layers." not in n}
@@ -238,6 +275,6 @@ def test_recovery_trains_there(folder: Path, monkeypatch: pytest.MonkeyPatch, tm
         again = recovered(tmp_path / "gpu")[1]  # from the state that was saved
     assert found.after == pytest.approx(dict(wanted.after), rel=1e-4)
     assert again.after == pytest.approx(dict(found.after), rel=1e-6)
-    parts.adapter.fed = {}
-    with pytest.raises(SettingError, match="recovery=distill runs the whole dense model"):
+    parts = replace(parts, placement=Placement(0, "host"))
+    with made_up_gpu(), pytest.raises(SettingError, match="recovery=distill runs the whole dense model"):
         check_recovery(parts)

@@ -13,14 +13,15 @@ from torch import Tensor
 from autoprune.config import compose
 from autoprune.errors import SettingError
 from autoprune.evaluation import Scores
-from autoprune.models.mapped import Ranges, in_fp32
+from autoprune.models.mappable import mappable
+from autoprune.models.mapped import Ranges
 from autoprune.objective import Fidelity, Split
 from autoprune.progress import Progress
 from autoprune.pruning.feed import SHARED, Feed
 from autoprune.run.parts import Parts, open_parts
 from autoprune.space import Plan
 from autoprune.streamed import StreamedSupernet
-from tests import families, tiny
+from tests import tiny
 
 WORDS = ("window=16", "sequences=4", "calibration.tokens=256", "latency.mode=off", "quiet=true", "out=unused")
 FIDELITY = Fidelity(Split.FITNESS, (1, 12))  # three micro-batches, the last one short
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_halves_is_copied_once_and_then_mapped(given: list[str],
     tensors = parts.adapter.weights(1, "ffn")
     assert all(Ranges().hold(t) for t in tensors.values()) and tensors["up"].dtype is torch.float32
     assert usual.digests == parts.digests
-    assert in_fp32(tmp_path / "halves", parts.cache) == in_fp32(tmp_path / "halves", parts.cache)
+    assert mappable(tmp_path / "halves", parts.cache) == mappable(tmp_path / "halves", parts.cache)
     plan = [Plan.of([(1, 24)] * 3)]
     assert scored(parts, plan) == scored(usual, plan)
 
@@ -190,18 +191,10 @@ def test_settings(given: list[str], word: str, said: str) -> None:
 
 
 def test_too_little_room_is_told_with_what_is_needed(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.run import streaming
+    from autoprune.run import placement, streaming
 
-    monkeypatch.setattr(streaming, "SUBLAYERS", 1 << 20)
+    monkeypatch.setattr(placement, "SUBLAYERS", 1 << 20)
     with pytest.raises(
         SettingError, match="stream_mb=1024 is too small: .* of this model's ladders take .* MB"
     ):
-        streaming.supernet_of(parts.cfg, parts.adapter, parts.ladders, parts.ladders)  # type: ignore[arg-type]
-
-
-def test_a_model_that_is_put_together_while_it_loads_is_refused(given: list[str], tmp_path: Path) -> None:
-    tiny.save(
-        families.model_of("qwen3_moe", next(iter(families.FAMILIES["qwen3_moe"].variants))), tmp_path / "moe"
-    )
-    with pytest.raises(SettingError, match="stream=disk: gate of block 0 .* is made anew when it is loaded"):
-        opened([f"model={tmp_path / 'moe'}", *given[1:]], "stream=disk")
+        streaming.supernet_of(parts.cfg, parts.placement, parts.adapter, parts.ladders, parts.ladders)  # type: ignore[arg-type]

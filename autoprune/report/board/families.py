@@ -8,7 +8,15 @@ from typing import Any
 
 from autoprune.runs import Seen, method
 
-LEFT_OUT = ("seed", "out", "quiet", "executor", "memory_mb")  # what makes no other family
+LEFT_OUT = (
+    "seed",
+    "out",
+    "quiet",
+    "executor",
+    "memory_mb",
+    "device_mb",
+    "host_mb",
+)  # what makes no other family
 NAMED = 4  # settings that a label names at most
 
 

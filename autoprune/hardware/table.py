@@ -20,7 +20,7 @@ from autoprune.shape import Shape
 from autoprune.space import Kind, Plan, Scalar, SublayerPlan, is_mask
 
 UNCORRECTED: Mapping[str, tuple[float, float]] = dict.fromkeys(METRICS, (0.0, 1.0))
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class LatencyTable:
     graphs: Sequence[
         str
     ] = ()  # metrics that were timed by replaying CUDA graphs, on a GPU; the others were not
+    skew: float = 0.0  # of experts' routing, as measured (`terms.hits`)
     rounds: int = 0  # in which the sentinel was quiet and every model was left in peace at least once
 
     @property
@@ -113,7 +114,8 @@ class LatencyTable:
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """What the entries are of, in their order."""
-        return terms_of(Shape(**self.shape), self.workload.tokens, self.workload.context, self.options)
+        work = self.workload
+        return terms_of(Shape(**self.shape), work.tokens, work.decode_steps, self.options, self.skew)
 
     @cached_property
     def _terms(self) -> Mapping[Kind, list[tuple[Term, tuple[Entry, ...]]]]:

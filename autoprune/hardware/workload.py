@@ -70,7 +70,8 @@ class Prefill:
 class Decode:
     """A forward of one token, `decode_steps` in turn from a cache of `context` tokens, then again from there.
 
-    Positions are explicit: a model without attention has an empty cache and could not count them.
+    Positions are explicit: a model without attention has an empty cache and could not count them. Where a prompt's
+    tokens come back the first steps take longest: then a call is all of them (`together`).
     """
 
     def __init__(self, model: PreTrainedModel, workload: Workload) -> None:
@@ -86,9 +87,14 @@ class Decode:
         self.tokens = tuple(ids[:, i : i + 1].clone() for i in steps)
         self.positions = tuple(positions[:, i : i + 1].clone() for i in steps)
         self.done = 0
+        self.together = self.steps if getattr(getattr(model, "base_model", None), "drops", False) else 1
 
     def __call__(self) -> None:
-        """Run the next step."""
+        """Run the next step, or all."""
+        for _ in range(self.together):
+            self._step()
+
+    def _step(self) -> None:
         if self.done == self.steps:
             self.cache.crop(-self.steps)
             self.done = 0
@@ -170,7 +176,8 @@ def sample_models(
     )
     found: dict[str, dict[str, Samples]] = {name: {} for name in models}
     for key, (name, metric) in keys.items():
-        found[name][metric] = replace(samples[key], graph=isinstance(items[key], Replay))
+        of = samples[key].shared(getattr(items[key], "together", 1))
+        found[name][metric] = replace(of, graph=isinstance(items[key], Replay))
     return found
 
 

@@ -37,6 +37,7 @@ KINDS = {
     ),
     "kv_cache": ("space=[kv_cache]", "space.kv_cache.options=[6,8]"),
     "streaming": ("space=[kv_cache]", "space.kv_cache.policy=streaming", "space.kv_cache.recent=2"),
+    "prompts": ("space=[prefill_tokens]", "space.prefill_tokens.keep=[25,50]"),
     "experts": ("space=[experts]", "space.experts.counts=[2,4]", "space.experts.per_token=[1,2]"),
 }
 

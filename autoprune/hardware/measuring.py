@@ -48,7 +48,7 @@ def measure_table(
     _check(correction_plans, held_out_plans)
     space = profiled(full, options)
     measured = _measured(space, options)
-    sizes = shape, workload.tokens, workload.decode_steps, measured
+    sizes = shape, *workload.sizes, measured
     parts = sum(len(t.parts) for t in terms_of(*sizes))
     designed = probes(space, 1 + parts, seed)
     plans = designed | {f"correction {i}": plan for i, plan in enumerate(correction_plans)}
@@ -125,7 +125,7 @@ class Fit:
         return {m: 1000 * found[m][0] for m in metrics}, tuple(rows)
 
     def corrected(self, table: LatencyTable) -> LatencyTable:
-        """The table with its correction and the error of that: of held-out plans, or of each correction plan left out."""
+        """With the correction, and its error: of held-out plans, or of each correction plan left out."""
         correction = {m: self.line(m, self.solved(m)) for m in table.metrics}
         error = {m: self.error(m, correction[m]) for m in table.metrics}
         return replace(table, correction=correction, error=error)

@@ -115,7 +115,7 @@ class LatencyTable:
     def terms(self) -> tuple[Term, ...]:
         """What the entries are of, in their order."""
         work = self.workload
-        return terms_of(Shape(**self.shape), work.tokens, work.decode_steps, self.options, self.skew)
+        return terms_of(Shape(**self.shape), *work.sizes, self.options, self.skew)
 
     @cached_property
     def _terms(self) -> Mapping[Kind, list[tuple[Term, tuple[Entry, ...]]]]:

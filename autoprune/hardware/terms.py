@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from autoprune.space import KEEP, KINDS, PREFILL, Kind, Plan, SublayerPlan, is_m
 Options = Mapping[str, Sequence[int]]
 SIZES: Mapping[Kind, str] = {"attention": "kv_groups", "ffn": "width"}
 EXPERTS = ("experts", "experts_per_token")
+CHOICES = 2  # of tokens, by steps of decoding: docs-llama, 401 blocks of random plans, see docs/log.md
 
 
 class Flow(NamedTuple):
@@ -229,34 +231,44 @@ class Tokens:
 class PromptTokens:
     """What changes in a decoder some block of which hands on fewer prompt tokens; nothing in others.
 
-    Its prefill has fewer tokens; its decoding ranks them anew, gathers those in sight and computes those that come back.
-    Where every step chose a share s of the prompt anew, (1 - s)^t of the tokens would be new to step t that it wants.
+    Prefill reads fewer; decoding ranks them anew, gathers those in sight and computes those that come back.
     """
 
     shape: Shape
     kind: Kind
-    steps: int
+    prompt: int  # tokens
+    steps: int  # of decoding
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """Of the attention seven, of the FFN three."""
-        own = ("slot", "slot groups", "fewer", "fewer groups", "returning", "ranking", "ranking tokens")
-        names = own if self.kind == "attention" else ("fewer", "fewer width", "returning")
-        return tuple(Part(self.kind, f"prompt {name}", signed=True) for name in names)
+        own = ("slot", "fewer", "fewer groups", "returning", "ranking", "ranking tokens", "ranking left")
+        names = own if self.kind == "attention" else ("fewer", "returning", "width")
+        return tuple(Part(self.kind, f"prompt {name}") for name in names)
 
     def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
         """By the share of the prompt that is in sight; sizes as shares of the full ones."""
         if not flow.dropping:
             return [0.0] * len(self.parts)
-        share, ranked, decoding = flow.came, float(token_keep(plan) is not None), metric == "decode"
-        away, some = 1 - share, float(share < 1)
-        back = away * (1 - away**self.steps) / self.steps if decoding else share * away
+        share, fewer, ranked = flow.came, 1 - flow.came, float(token_keep(plan) is not None)
+        decoding = metric == "decode"
+        back = returning(share, self.prompt, self.steps) if decoding else share * fewer
+        some = 1 - math.exp(-back) if decoding else fewer
         if self.kind == "ffn":
-            size = int(plan.get("width")) / self.shape.ffn
-            return [some, some * size, back * size] if decoding else [away, away * size, back * size]
-        size = int(plan.get("kv_groups")) / self.shape.kv_groups
-        fewer = [some, some * share * size] if decoding else [away, away * size]
-        return [1.0, size, *fewer, back * size, ranked, ranked * share]
+            return [some, back, (back if decoding else fewer) * int(plan.get("width")) / self.shape.ffn]
+        gathered = share * (share < 1) if decoding else fewer
+        groups = gathered * int(plan.get("kv_groups")) / self.shape.kv_groups
+        return [1.0, some, groups, back, ranked, ranked * share, ranked * flow.left]
+
+
+def returning(share: float, prompt: int, steps: int) -> float:
+    """Prompt tokens that come back at a step of decoding, on average, where a block has this share of them in sight.
+
+    Choices of later steps are much alike: as many tokens come back as if only two of the steps chose anew and at
+    random. The prompt's last token never goes.
+    """
+    away = 1 - max(share - 1 / prompt, 0.0) if share < 1 else 0.0
+    return prompt * away * (1 - away**CHOICES) / steps
 
 
 def flows(plan: Plan, tokens: int, specials: int) -> list[Flow]:
@@ -295,11 +307,11 @@ def hits(experts: int, used: int, tokens: int, skew: float = 0.0) -> float:
 
 
 def terms_of(
-    shape: Shape, tokens: Mapping[str, int], steps: int, options: Options, skew: float = 0.0
+    shape: Shape, tokens: Mapping[str, int], prompt: int, steps: int, options: Options, skew: float = 0.0
 ) -> tuple[Term, ...]:
     """The terms that a model's plans with these options take.
 
-    `tokens` of a forward pass by metric; `steps` of decoding that are timed; `skew`: see `hits`.
+    `tokens` of a forward pass by metric; steps of decoding after so long a prompt; `skew`: see `hits`.
     """
     found: list[Term] = [Sizes("attention", _nonzero(options["kv_groups"]))]
     if fewer := tuple(o for o in _nonzero(options.get(GROUP_HEADS, ())) if o < shape.heads_per_group):
@@ -311,7 +323,7 @@ def terms_of(
     found.append(Experts(shape, tokens, widths, skew) if shape.experts else Sizes("ffn", widths))
     if drops_tokens(options):
         text = shape.task == "text"
-        found += [PromptTokens(shape, kind, steps) if text else Tokens(shape, kind) for kind in KINDS]
+        found += [PromptTokens(shape, kind, prompt, steps) if text else Tokens(shape, kind) for kind in KINDS]
     return (*found, *_masks(shape, options))
 
 

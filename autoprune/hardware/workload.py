@@ -46,6 +46,11 @@ class Workload:
         """Tokens of one forward pass, by metric."""
         return {"prefill": self.batch * self.prefill_tokens, "decode": self.batch}
 
+    @property
+    def sizes(self) -> tuple[dict[str, int], int, int]:
+        """What latencies are told by: tokens of a forward pass by metric, the prompt before decoding, and its steps."""
+        return self.tokens, max(self.context, 1), self.decode_steps
+
 
 class Prefill:
     """One forward of [batch, prefill_tokens] ids into an empty cache; logits of the last position only.

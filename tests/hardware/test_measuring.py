@@ -17,7 +17,7 @@ from autoprune.hardware.designs import probes, profiled, random_plans
 from autoprune.hardware.fingerprint import fingerprint
 from autoprune.hardware.measuring import measure_table
 from autoprune.hardware.table import LatencyTable
-from autoprune.hardware.terms import WHOLE, flows, hits
+from autoprune.hardware.terms import WHOLE, flows, hits, returning
 from autoprune.hardware.timing import Samples
 from autoprune.hardware.workload import Decode, Workload, metrics_of
 from autoprune.shape import Shape, full_plan
@@ -313,9 +313,8 @@ def test_dropped_prompt_tokens_are_priced_as_whole_plans(shape: Shape, imagined:
             attention = sublayer.kind == "attention"
             size = int(sublayer.get("kv_groups")) / 2 if attention else int(sublayer.get("width")) / 32
             if metric == "decode":
-                gathered = size * came if attention else size
-                total += 0.1 + size + (0.3 + 0.3 * gathered if came < 1 else 0.0)
-                total += size * sum((1 - came) ** step for step in (1, 2)) * came / WORK.decode_steps
+                back = returning(came, WORK.context, WORK.decode_steps)
+                total += 0.1 + size + back * (0.2 if attention else 0.1 + 0.2 * size)
                 total += 0.4 if cut and attention else 0.0
             else:
                 total += 0.1 + size * came

@@ -22,6 +22,7 @@ from autoprune.sublayers import SublayerSpace
 
 Build = Callable[[Plan], PreTrainedModel]
 Sampled = Mapping[str, Mapping[str, Samples]]
+GIVEN = "as given"  # the name of that model
 FEWEST_PLANS = 4  # two coefficients, each plan left out once
 
 
@@ -37,6 +38,7 @@ def measure_table(
     correction_plans: Sequence[Plan] = (),
     held_out_plans: Sequence[Plan] = (),
     facts: Mapping[str, Value] | None = None,
+    given: PreTrainedModel | None = None,
     allow_contended: bool = False,
 ) -> LatencyTable:
     """Measure every option of the settings of `full` (zero and the full one are added), correct on whole models.
@@ -56,6 +58,7 @@ def measure_table(
     models = {name: build(plan) for name, plan in plans.items()}
     dense = models["dense"]
     skew = routing_skew([models[name] for name in designed], workload) if shape.experts else 0.0
+    models |= {} if given is None else {GIVEN: given}
     samples = sample_models(models, workload, seed, progress, allow_contended)
     fit = Fit(plans, terms_of(*sizes, skew), samples, _flow(shape, workload))
     base, entries = fit.entries()
@@ -70,6 +73,7 @@ def measure_table(
         settled={n: v for s in full.sublayers for n, v in s.settings if n not in measured},
         correction=dict.fromkeys(metrics_of(shape.task), (0.0, 1.0)),
         dense_ms={m: 1000 * s.median for m, s in samples["dense"].items()},
+        given_ms={m: 1000 * s.median for m, s in samples.get(GIVEN, {}).items()},
         dense_wall_ms={m: 1000 * s.wall_median for m, s in samples["dense"].items()},
         graphs=tuple(m for m, s in samples["dense"].items() if s.graph),
         skew=skew,

@@ -60,6 +60,7 @@ class LatencyTable:
     error: Mapping[str, HeldOut] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)  # the dense model, measured end to end
     dense_wall_ms: Mapping[str, float] = field(default_factory=dict)  # the same by the clock on the wall
+    given_ms: Mapping[str, float] = field(default_factory=dict)  # a wider model that ratios are to
     graphs: Sequence[
         str
     ] = ()  # metrics that were timed by replaying CUDA graphs, on a GPU; the others were not

@@ -20,6 +20,7 @@ from autoprune.run.finals import Entry
 from autoprune.run.int8 import in_int8
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
+from autoprune.shape import full_plan
 from autoprune.space import Plan, Scalar
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ELSEWHERE = "The front was not timed: latency.foreign=true searches for another 
 CORRECTION_PLANS = 12
 SEED = 0
 STOCK = "dense, as transformers runs it"
-METHOD = 5  # of measuring: another one makes another table
+METHOD = 6  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -145,6 +146,10 @@ def named_table(parts: Parts, path: Path) -> LatencyTable:
         dtype = str(parts.loaded.dtype).removeprefix("torch.")
         table.check_model(shape, dtype, parts.options(), settled(parts))
         _check_workload(table.workload, workload(parts))
+        if parts.given is not None and parts.given.wider(shape) and not table.given_ms:
+            raise SettingError(
+                f"it has no times of the model as given; make it with hidden={parts.cfg.hidden}"
+            )
     except SettingError as error:
         text = str(error).removeprefix(f"latency table {path}").removeprefix(": ").strip()
         raise SettingError(f"latency.file={path}: {text}") from error
@@ -199,6 +204,8 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
         {name: list(values) for name, values in options.items()},
         settled(parts),
     ]
+    if parts.given is not None:
+        inputs.append(asdict(parts.given.adapter.shape))
     return parts.cache.folder(
         "latency", inputs, lambda folder: measured_table(parts, progress).save(folder / "latency.json")
     )
@@ -221,6 +228,7 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
             correction_plans=correction,
             held_out_plans=held,
             facts=facts(parts),
+            given=as_given(parts),
         )
 
 
@@ -280,14 +288,22 @@ def _measured(
 def measured_here(
     parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str, stock: bool = False
 ) -> dict[str, Measured]:
-    """Plans end to end on this machine, in one interleaved loop with the dense model, by the names they have here."""
+    """Plans end to end on this machine, in one interleaved loop with the dense model, by the names they have here.
+
+    Ratios are to the dense model, or to the model as given where that is wider.
+    """
     from autoprune.hardware.endtoend import measure_models
+    from autoprune.hardware.measuring import GIVEN
 
     models = {name: as_exported(parts, plan, progress) for name, plan in plans.items()}
     if stock and parts.cfg.latency.kernels and changed(models[dense]):
         models[STOCK] = parts.build(plans[dense])
+    if (given := as_given(parts)) is not None:
+        models[GIVEN], dense = given, GIVEN
     with progress.stage(stage) as step:
-        return measure_models(models, workload(parts), SEED, step, reference=dense)
+        found = measure_models(models, workload(parts), SEED, step, reference=dense)
+    found.pop(GIVEN, None)
+    return found
 
 
 def changed(model: Any) -> bool:
@@ -310,14 +326,27 @@ def as_exported(
     parts: Parts, plan: Plan, progress: Progress | None = None, ladders: Ladders | None = None
 ) -> Any:
     """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
-    model = parts.build(plan, ladders)
+    return _fast(parts, parts.adapter, parts.build(plan, ladders), plan, progress)
+
+
+def as_given(parts: Parts) -> Any | None:
+    """The model as it was named, where the dense one is narrower: a new one, that runs as exports do."""
+    given = parts.given
+    if given is None or not given.wider(parts.adapter.shape):
+        return None
+    adapter, plan = given.adapter, full_plan(given.adapter.shape)
+    model = adapter.install(plan, lambda block, s: adapter.weights(block, s.kind), given.loaded.dtype)
+    return _fast(parts, adapter, model, plan, None)
+
+
+def _fast(parts: Parts, adapter: Any, model: Any, plan: Plan, progress: Progress | None) -> Any:
+    """The model on the kernels that pay, changed in place."""
     if model.device.type != "cpu" or not parts.cfg.latency.kernels:
         return model
     from autoprune.export.int8 import rounded_maps
     from autoprune.export.packed import pack_model
     from autoprune.export.running import run_fast
 
-    adapter: Any = parts.adapter
     maps = rounded_maps(model, adapter.layout) if in_int8(parts.cfg) else {}
     packed = {} if maps or plan == plan.unmasked else pack_model(adapter, model, plan)
     said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads), maps)

@@ -39,8 +39,8 @@ def probes(space: SublayerSpace, parts: int, seed: int = 0) -> dict[str, Plan]:
 
     Every setting goes through its options equally often, in an order of its own. A sublayer costs more among others
     than alone, where all it touches stays in the nearest cache: so none is ever measured alone. Nothing is gone but in
-    every third probe, where attentions and FFNs each are with a chance of their own: without small models the fit
-    would have to guess what is left when all is gone.
+    every third probe, where attentions and FFNs each are with a chance of their own, and the others smaller: without
+    small models the fit would have to guess what is left when all is gone.
     """
     rng, found = Random(seed), {"dense": space.decode(space.dense)}
     settings = _settings(space)
@@ -119,14 +119,16 @@ def _fuller(space: SublayerSpace, values: Sequence[int], rng: Random) -> list[in
 
 
 def _emptied(space: SublayerSpace, values: Sequence[int], rng: Random) -> list[int]:
-    """The same indices without some sublayers."""
+    """The same indices without some sublayers, what is left smaller: never above a second draw."""
     chances: dict[str, float] = {kind: EMPTIEST * rng.random() for kind in KINDS}
     gone = {(b, kind): rng.random() < chances[kind] for b in range(space.full.blocks) for kind in KINDS}
-    sizes = set(SIZES.values())
-    return [
-        0 if gene.setting in sizes and gone[gene.block, gene.kind] else value
-        for gene, value in zip(_genes(space), values, strict=True)
-    ]
+    found = []
+    for gene, value in zip(_genes(space), values, strict=True):
+        if gene.setting in SIZES.values():
+            other = rng.randrange(1, len(gene.options))
+            value = 0 if gone[gene.block, gene.kind] else min(value, other)
+        found.append(value)
+    return found
 
 
 def _near(level: float, options: Sequence[int], rng: Random) -> int:

@@ -9,11 +9,13 @@ from transformers import PreTrainedModel
 
 from autoprune.errors import SettingError
 from autoprune.hardware.designs import probes, profiled
+from autoprune.hardware.dropping import flows
 from autoprune.hardware.fingerprint import Value, fingerprint
 from autoprune.hardware.fitting import HeldOut, additive, held_out, relative_line
+from autoprune.hardware.parts import Flow, Term
 from autoprune.hardware.routing import routing_skew
 from autoprune.hardware.table import Entry, LatencyTable
-from autoprune.hardware.terms import Flow, Options, Term, flows, terms_of
+from autoprune.hardware.terms import Options, terms_of
 from autoprune.hardware.timing import Progress, Samples
 from autoprune.hardware.workload import Workload, metrics_of, sample_models
 from autoprune.shape import Shape
@@ -44,8 +46,8 @@ def measure_table(
     """Measure every option of the settings of `full` (zero and the full one are added), correct on whole models.
 
     All in one loop. Without held-out plans the error is that of each correction plan under entries and correction by
-    all others. `facts` join the fingerprint. All models are in memory at once. Raises MeasurementError when the machine
-    is too busy.
+    all others. `facts` join the fingerprint; `given`, what ratios are to where that is not the dense model, is only
+    timed. All models are in memory at once. Raises MeasurementError when the machine is too busy.
     """
     _check(correction_plans, held_out_plans)
     space = profiled(full, options)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import SettingError, SpaceError
+from autoprune.hardware.dropping import drops_tokens, flows
 from autoprune.hardware.fingerprint import Value, differing
 from autoprune.hardware.fitting import HeldOut
-from autoprune.hardware.terms import SIZES, WHOLE, Flow, Part, Term, drops_tokens, flows, terms_of
+from autoprune.hardware.parts import WHOLE, Flow, Part, Term
+from autoprune.hardware.terms import SIZES, terms_of
 from autoprune.hardware.workload import METRICS, Workload, metrics_of
 from autoprune.patterns import pattern_of
 from autoprune.shape import Shape

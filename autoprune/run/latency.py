@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
@@ -16,11 +16,11 @@ from autoprune.merging import MergedSpace
 from autoprune.objective import Split
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run import elsewhere
+from autoprune.run.built import as_exported, as_given, changed
 from autoprune.run.finals import Entry
 from autoprune.run.int8 import in_int8
 from autoprune.run.parts import Parts
 from autoprune.run.staleness import fresh
-from autoprune.shape import full_plan
 from autoprune.space import Plan, Scalar
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
     from autoprune.sublayers import SublayerSpace
-    from autoprune.supernet import Ladders
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 CORRECTION_PLANS = 12
@@ -306,11 +305,6 @@ def measured_here(
     return found
 
 
-def changed(model: Any) -> bool:
-    """Whether a model runs on kernels of ours."""
-    return any(type(m).__module__.startswith("autoprune.kernels") for m in model.modules())
-
-
 def _stock_note(stock: Measured, dense: Measured) -> str:
     """Both dense baselines: what the front is held against, and what it would be without our linear maps."""
     said = [
@@ -320,39 +314,6 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
         if getattr(stock, f"{metric}_ms") is not None
     ]
     return f"All models, dense too, run on what is fastest here. Dense as transformers runs it: {'; '.join(said)}."
-
-
-def as_exported(
-    parts: Parts, plan: Plan, progress: Progress | None = None, ladders: Ladders | None = None
-) -> Any:
-    """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
-    return _fast(parts, parts.adapter, parts.build(plan, ladders), plan, progress)
-
-
-def as_given(parts: Parts) -> Any | None:
-    """The model as it was named, where the dense one is narrower: a new one, that runs as exports do."""
-    given = parts.given
-    if given is None or not given.wider(parts.adapter.shape):
-        return None
-    adapter, plan = given.adapter, full_plan(given.adapter.shape)
-    model = adapter.install(plan, lambda block, s: adapter.weights(block, s.kind), given.loaded.dtype)
-    return _fast(parts, adapter, model, plan, None)
-
-
-def _fast(parts: Parts, adapter: Any, model: Any, plan: Plan, progress: Progress | None) -> Any:
-    """The model on the kernels that pay, changed in place."""
-    if model.device.type != "cpu" or not parts.cfg.latency.kernels:
-        return model
-    from autoprune.export.int8 import rounded_maps
-    from autoprune.export.packed import pack_model
-    from autoprune.export.running import run_fast
-
-    maps = rounded_maps(model, adapter.layout) if in_int8(parts.cfg) else {}
-    packed = {} if maps or plan == plan.unmasked else pack_model(adapter, model, plan)
-    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads), maps)
-    if (packed or maps) and progress is not None:
-        progress.say(f"{plan.key}: {said}")
-    return model
 
 
 def copy_table(folder: Path, to: Path) -> None:

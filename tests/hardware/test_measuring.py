@@ -14,10 +14,12 @@ from autoprune.errors import SettingError
 from autoprune.hardware import measuring
 from autoprune.hardware import workload as workloads
 from autoprune.hardware.designs import probes, profiled, random_plans
+from autoprune.hardware.dropping import flows, returning
 from autoprune.hardware.fingerprint import fingerprint
 from autoprune.hardware.measuring import measure_table
+from autoprune.hardware.parts import WHOLE
 from autoprune.hardware.table import LatencyTable
-from autoprune.hardware.terms import WHOLE, flows, hits, returning
+from autoprune.hardware.terms import hits
 from autoprune.hardware.timing import Samples
 from autoprune.hardware.workload import Decode, Workload, metrics_of
 from autoprune.shape import Shape, full_plan

@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from autoprune.errors import SettingError
 from autoprune.hardware import measuring
 from autoprune.hardware import workload as workloads
-from autoprune.hardware.designs import probes, profiled, random_plans
-from autoprune.hardware.dropping import flows, returning
+from autoprune.hardware.designs import probes, random_plans
 from autoprune.hardware.fingerprint import fingerprint
 from autoprune.hardware.measuring import measure_table
-from autoprune.hardware.parts import WHOLE
 from autoprune.hardware.table import LatencyTable
 from autoprune.hardware.terms import hits
 from autoprune.hardware.timing import Samples
-from autoprune.hardware.workload import Decode, Workload, metrics_of
+from autoprune.hardware.workload import Decode
 from autoprune.shape import Shape, full_plan
 from autoprune.space import KINDS, Plan, SublayerPlan, plan_cost
-from autoprune.sublayers import SublayerSpace
-
-WORK = Workload(prefill_tokens=8, context=8, decode_steps=2, rounds=5)
-SKEW = 0.4  # of the imagined models
-OPTIONS = {"kv_groups": (0, 1, 2), "width": (0, 8, 32)}
-
-
-def space_of(shape: Shape, options: Mapping[str, Any] = OPTIONS, **settings: Any) -> SublayerSpace:
-    """All these options in every block, `settings` of attention or FFN besides."""
-    own = {
-        "attention": ("kv_", "keep_", "group_heads", "q.", "o."),
-        "ffn": ("experts", "width", "up.", "down."),
-    }
-    sublayers = [
-        SublayerPlan.of(
-            s.kind, **dict(s.settings), **{n: v for n, v in settings.items() if n.startswith(own[s.kind])}
-        )
-        for s in full_plan(shape).sublayers
-    ]
-    return profiled(Plan(tuple(sublayers)), options)
-
-
-@pytest.fixture
-def imagined(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Measures a table of plans whose seconds a function tells, without any model."""
-
-    def measure(shape: Shape, space: SublayerSpace, seconds: Any, options: Any, **named: Any) -> LatencyTable:
-        def fake(models: Any, *_: Any) -> Any:
-            return {
-                n: {m: Samples((seconds(model.plan, m),) * 4) for m in metrics_of(shape.task)}
-                for n, model in models.items()
-            }
-
-        monkeypatch.setattr(measuring, "sample_models", fake)
-        monkeypatch.setattr(measuring, "routing_skew", lambda *_: SKEW)
-        build: Any = lambda plan: SimpleNamespace(plan=plan, device="cpu", dtype=torch.float32)  # noqa: E731
-        return measure_table(build, shape, space.full, options, WORK, **named)
-
-    return measure
+from tests.hardware.imagined import OPTIONS, SKEW, WORK, space_of
 
 
 def seconds_of(model: Any) -> float:
@@ -273,74 +230,6 @@ def test_query_heads_are_priced_as_a_change_of_the_groups(shape: Shape, imagined
     assert "attention group_heads 2" in [e.text for e in found.entries]
     for plan in random_plans(space, 12, seed=5):
         assert plan_cost(plan, found)["decode"] == pytest.approx(1000 * seconds(plan, "decode"), rel=2e-3)
-
-
-def test_fewer_tokens_are_priced_as_whole_plans(shape: Shape, imagined: Any) -> None:
-    bert = replace(shape, blocks=6, task="sentences", specials=1)
-    options = {"kv_groups": (2,), "width": (0, 8, 32), "keep_attention": (30, 60, 100)}
-    space = space_of(bert, options, keep_attention=100)
-
-    def seconds(plan: Plan, metric: str) -> float:
-        total = 1.0
-        for sublayer, (came, left, _) in zip(
-            plan.sublayers, flows(plan, WORK.prefill_tokens, 1), strict=True
-        ):
-            if sublayer.kind == "attention" and not sublayer.gone:
-                groups = int(sublayer.get("kv_groups"))
-                total += 0.1 + groups * (came + 0.5 * came**2) + (0.2 if left < came else 0.0)
-            elif not sublayer.gone:
-                total += 0.1 + 0.1 * came * int(sublayer.get("width"))
-        return total / 1000
-
-    found = imagined(bert, space, seconds, options)
-    assert found.metrics == ("prefill",) and found.coupled(options) == ("prefill",)
-    assert found.coupled({"kv_groups": 1}) == ()
-    for plan in random_plans(space, 12, seed=5):
-        assert plan_cost(plan, found) == {"prefill": pytest.approx(1000 * seconds(plan, "prefill"), rel=0.02)}
-    assert LatencyTable.from_json(found.to_json()) == found
-    assert flows(Plan.of([(1, 8)]), 8, 1) == [WHOLE, WHOLE]
-
-
-def test_dropped_prompt_tokens_are_priced_as_whole_plans(shape: Shape, imagined: Any) -> None:
-    """Prefill gets cheaper by what is read, decoding dearer by what is ranked, gathered and computed again."""
-    options = {"kv_groups": (0, 1, 2), "width": (0, 8, 32), "keep_prefill": (25, 50, 75, 100)}
-    llama = replace(shape, blocks=6)
-    space = space_of(llama, options, keep_prefill=100)
-
-    def seconds(plan: Plan, metric: str) -> float:
-        total, cut = 1.0, any(0 < int(s.get("keep_prefill", 100)) < 100 for s in plan.sublayers)
-        for sublayer, (came, *_) in zip(plan.sublayers, flows(plan, WORK.prefill_tokens, 0), strict=True):
-            if sublayer.gone:
-                continue
-            attention = sublayer.kind == "attention"
-            size = int(sublayer.get("kv_groups")) / 2 if attention else int(sublayer.get("width")) / 32
-            if metric == "decode":
-                back = returning(came, WORK.context, WORK.decode_steps)
-                total += 0.1 + size + back * (0.2 if attention else 0.1 + 0.2 * size)
-                total += 0.4 if cut and attention else 0.0
-            else:
-                total += 0.1 + size * came
-            total += 0.2 if int(sublayer.get("keep_prefill", 100)) < 100 else 0.0  # ranking
-        return total / 1000
-
-    found = imagined(llama, space, seconds, options)
-    assert found.coupled(options) == ("prefill", "decode")
-    for plan in random_plans(space, 12, seed=5):
-        for metric in ("prefill", "decode"):
-            assert plan_cost(plan, found)[metric] == pytest.approx(1000 * seconds(plan, metric), rel=0.02)
-    drops = [
-        sum(s.get("keep_prefill", 0) != 100 for s in p.sublayers[::2]) for p in probes(space, 40).values()
-    ]
-    assert drops.count(0) > 10 and max(drops) >= 5  # some of the probes drop no tokens, some many
-    whole = space.decode(space.dense)
-    cut = Plan(tuple(replace(s, settings=_with(s, 50)) for s in whole.sublayers))
-    assert plan_cost(cut, found)["prefill"] < 0.6 * plan_cost(whole, found)["prefill"]
-    assert plan_cost(cut, found)["decode"] > 1.1 * plan_cost(whole, found)["decode"]
-    assert LatencyTable.from_json(found.to_json()) == found
-
-
-def _with(sublayer: SublayerPlan, keep: int) -> tuple[tuple[str, Any], ...]:
-    return tuple((n, keep if n == "keep_prefill" else v) for n, v in sublayer.settings)
 
 
 def test_random_plans_go_from_small_to_large_with_sublayers_gone(shape: Shape) -> None:

@@ -43,30 +43,26 @@ def measure_table(
     given: PreTrainedModel | None = None,
     allow_contended: bool = False,
 ) -> LatencyTable:
-    """Measure every option of the settings of `full` (zero and the full one are added), correct on whole models.
+    """Measure every option of the settings of `full` (zero and the full one are added), all in one loop.
 
-    All in one loop. Without held-out plans the error is that of each correction plan under entries and correction by
-    all others. `facts` join the fingerprint; `given`, what ratios are to where that is not the dense model, is only
-    timed. All models are in memory at once. Raises MeasurementError when the machine is too busy.
+    Without held-out plans the error is that of each correction plan under entries and correction by all others.
+    `facts` join the fingerprint; `given`, what ratios are to where that is not the dense model, is only timed. All
+    models are in memory at once. Raises MeasurementError when the machine is too busy.
     """
     _check(correction_plans, held_out_plans)
     space = profiled(full, options)
     measured = _measured(space, options)
     sizes = shape, *workload.sizes, measured
-    parts = sum(len(t.parts) for t in terms_of(*sizes))
-    designed = probes(space, 1 + parts, seed)
-    plans = designed | {f"correction {i}": plan for i, plan in enumerate(correction_plans)}
-    plans |= {f"held-out {i}": plan for i, plan in enumerate(held_out_plans)}
+    designed = probes(space, 1 + sum(len(t.parts) for t in terms_of(*sizes)), seed)
+    plans = designed | _numbered("correction", correction_plans) | _numbered("held-out", held_out_plans)
     models = {name: build(plan) for name, plan in plans.items()}
     dense = models["dense"]
     skew = routing_skew([models[name] for name in designed], workload) if shape.experts else 0.0
     models |= {} if given is None else {GIVEN: given}
     samples = sample_models(models, workload, seed, progress, allow_contended)
     fit = Fit(plans, terms_of(*sizes, skew), samples, _flow(shape, workload))
-    base, entries = fit.entries()
     table = LatencyTable(
-        base_ms=base,
-        entries=entries,
+        *fit.entries(),
         workload=workload,
         fingerprint=fingerprint(workload.threads, str(dense.device)) | dict(facts or {}),
         shape=asdict(shape),
@@ -74,14 +70,23 @@ def measure_table(
         options=measured,
         settled={n: v for s in full.sublayers for n, v in s.settings if n not in measured},
         correction=dict.fromkeys(metrics_of(shape.task), (0.0, 1.0)),
-        dense_ms={m: 1000 * s.median for m, s in samples["dense"].items()},
-        given_ms={m: 1000 * s.median for m, s in samples.get(GIVEN, {}).items()},
+        dense_ms=_milliseconds(samples, "dense"),
+        given_ms=_milliseconds(samples, GIVEN),
         dense_wall_ms={m: 1000 * s.wall_median for m, s in samples["dense"].items()},
         graphs=tuple(m for m, s in samples["dense"].items() if s.graph),
         skew=skew,
         rounds=min(len(s.seconds) for of in samples.values() for s in of.values()),
     )
     return fit.corrected(table) if correction_plans else table
+
+
+def _numbered(kind: str, plans: Sequence[Plan]) -> dict[str, Plan]:
+    return {f"{kind} {i}": plan for i, plan in enumerate(plans)}
+
+
+def _milliseconds(samples: Sampled, name: str) -> dict[str, float]:
+    """Of a model, by metric; nothing where it was not timed."""
+    return {metric: 1000 * of.median for metric, of in samples.get(name, {}).items()}
 
 
 def _measured(space: SublayerSpace, options: Options) -> dict[str, tuple[int, ...]]:

@@ -31,6 +31,8 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "heads": ("docs-llama", ("space=[structured,heads]",)),
     "tokens": ("docs-bert", ("space=[structured,tokens]",)),
     "experts": ("docs-moe", ("space=[structured,experts]",)),
+    "prompts": ("docs-llama", ("space=[structured,prefill_tokens]",)),
+    "hidden": ("docs-llama", ("hidden=0.75x", "space=[structured]")),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from autoprune.hardware.terms import EXPERTS, SIZES, Options
-from autoprune.space import Candidate, OptionGene, Plan
+from autoprune.space import KEEP, KINDS, Candidate, OptionGene, Plan
 from autoprune.sublayers import SublayerSpace
 
 GONE = 0.1  # chance that a sublayer of a random plan is gone, whatever else it keeps
@@ -16,7 +16,9 @@ SPREAD = (
 )
 STRAY = 0.3  # chance that a block of a probe does not hold the probe's option
 PER_PART = 1.5  # probes for every number that is fitted
-FEWEST = 16  # probes
+FEWEST = 18  # probes
+EMPTIER = 3  # every so many probes one has fewer sublayers
+EMPTIEST = 0.8  # chance of each to be gone, at most
 
 
 def profiled(full: Plan, options: Options) -> SublayerSpace:
@@ -36,17 +38,22 @@ def probes(space: SublayerSpace, parts: int, seed: int = 0) -> dict[str, Plan]:
     """The dense plan, and for every part that is fitted some that hold one option of each setting in most blocks.
 
     Every setting goes through its options equally often, in an order of its own. A sublayer costs more among others
-    than alone, where all it touches stays in the nearest cache: so none is ever measured alone. The zero option is
-    held by every second block.
+    than alone, where all it touches stays in the nearest cache: so none is ever measured alone. Nothing is gone but in
+    every third probe, where attentions and FFNs each are with a chance of their own, and the others smaller: without
+    small models the fit would have to guess what is left when all is gone.
     """
     rng, found = Random(seed), {"dense": space.decode(space.dense)}
     settings = _settings(space)
     longest = max(map(len, settings.values()), default=0)
     count = max(FEWEST, round(PER_PART * parts), 2 * longest)
-    leading = {name: _balanced(options, count, rng) for name, options in settings.items()}
+    leading = {name: _balanced([o for o in options if o], count, rng) for name, options in settings.items()}
     for number in range(count):
         held = {name: row[number] for name, row in leading.items()}
-        found[f"probe {number}"] = space.decode(Candidate(tuple(_held(g, held, rng) for g in _genes(space))))
+        values = [_held(gene, held, rng) for gene in _genes(space)]
+        values = _fuller(space, values, rng)
+        if number % EMPTIER == EMPTIER - 1:
+            values = _emptied(space, values, rng)
+        found[f"probe {number}"] = space.decode(Candidate(tuple(values)))
     return found
 
 
@@ -93,12 +100,35 @@ def _balanced(options: Sequence[int], count: int, rng: Random) -> list[int]:
 
 def _held(gene: OptionGene, held: Mapping[tuple[str, str], int], rng: Random) -> int:
     """The index of what a block of a probe holds."""
-    option, rest = held[_name(gene)], [o for o in gene.options if o]
+    option = held[_name(gene)]
     if option not in gene.options or rng.random() < STRAY:
-        option = rng.choice(rest)
-    if option == 0 and gene.block % 2:
-        option = rng.choice(rest)
+        option = rng.choice([o for o in gene.options if o])
     return gene.options.index(option)
+
+
+def _fuller(space: SublayerSpace, values: Sequence[int], rng: Random) -> list[int]:
+    """The same indices, but tokens are dropped in some blocks only, in others of the probes in none.
+
+    What is dropped is gone for all that follows: else few blocks would be seen to read many tokens.
+    """
+    chance = rng.uniform(-0.5, 1.0)
+    return [
+        len(gene.options) - 1 if gene.setting.startswith(KEEP) and rng.random() > chance else value
+        for gene, value in zip(_genes(space), values, strict=True)
+    ]
+
+
+def _emptied(space: SublayerSpace, values: Sequence[int], rng: Random) -> list[int]:
+    """The same indices without some sublayers, what is left smaller: never above a second draw."""
+    chances: dict[str, float] = {kind: EMPTIEST * rng.random() for kind in KINDS}
+    gone = {(b, kind): rng.random() < chances[kind] for b in range(space.full.blocks) for kind in KINDS}
+    found = []
+    for gene, value in zip(_genes(space), values, strict=True):
+        if gene.setting in SIZES.values():
+            other = rng.randrange(1, len(gene.options))
+            value = 0 if gone[gene.block, gene.kind] else min(value, other)
+        found.append(value)
+    return found
 
 
 def _near(level: float, options: Sequence[int], rng: Random) -> int:

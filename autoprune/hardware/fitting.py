@@ -62,15 +62,6 @@ def relative_line(predicted: Sequence[float], measured: Sequence[float]) -> tupl
     return a, b
 
 
-def left_out(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """The prediction of each point under the line of all others."""
-    found = []
-    for i in range(len(measured)):
-        a, b = relative_line(*([v for j, v in enumerate(row) if j != i] for row in (predicted, measured)))
-        found.append(a + b * predicted[i])
-    return found
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """How predictions of one metric fared on plans that nothing was fitted to; errors relative to the measured."""

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import SettingError, SpaceError
+from autoprune.hardware.dropping import drops_tokens, flows
 from autoprune.hardware.fingerprint import Value, differing
 from autoprune.hardware.fitting import HeldOut
-from autoprune.hardware.terms import SIZES, WHOLE, Flow, Part, Term, drops_tokens, flows, terms_of
+from autoprune.hardware.parts import WHOLE, Flow, Part, Term
+from autoprune.hardware.terms import SIZES, terms_of
 from autoprune.hardware.workload import METRICS, Workload, metrics_of
 from autoprune.patterns import pattern_of
 from autoprune.shape import Shape
 from autoprune.space import Kind, Plan, Scalar, SublayerPlan, is_mask
 
 UNCORRECTED: Mapping[str, tuple[float, float]] = dict.fromkeys(METRICS, (0.0, 1.0))
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class LatencyTable:
     error: Mapping[str, HeldOut] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)  # the dense model, measured end to end
     dense_wall_ms: Mapping[str, float] = field(default_factory=dict)  # the same by the clock on the wall
+    given_ms: Mapping[str, float] = field(default_factory=dict)  # a wider model that ratios are to
     graphs: Sequence[
         str
     ] = ()  # metrics that were timed by replaying CUDA graphs, on a GPU; the others were not
+    skew: float = 0.0  # of experts' routing, as measured (`terms.hits`)
     rounds: int = 0  # in which the sentinel was quiet and every model was left in peace at least once
 
     @property
@@ -113,7 +117,8 @@ class LatencyTable:
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """What the entries are of, in their order."""
-        return terms_of(Shape(**self.shape), self.workload.tokens, self.workload.context, self.options)
+        work = self.workload
+        return terms_of(Shape(**self.shape), *work.sizes, self.options, self.skew)
 
     @cached_property
     def _terms(self) -> Mapping[Kind, list[tuple[Term, tuple[Entry, ...]]]]:

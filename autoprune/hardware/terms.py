@@ -4,56 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 
 from autoprune.errors import SettingError
-from autoprune.kv_policy import FULL, GENES, held_values, policy_of
+from autoprune.hardware.dropping import PromptTokens, Tokens, drops_tokens
+from autoprune.hardware.parts import Flow, Part, Term
+from autoprune.kv_policy import FULL, GENES, policy_of
 from autoprune.patterns import pattern_of
-from autoprune.shape import GROUP_HEADS, Shape, full_plan, kept_count, matrices
-from autoprune.space import KEEP, KINDS, Kind, Plan, SublayerPlan, is_mask, token_keep
+from autoprune.shape import GROUP_HEADS, Shape, full_plan, matrices
+from autoprune.space import KEEP, KINDS, Kind, SublayerPlan, is_mask
 
 Options = Mapping[str, Sequence[int]]
-Flow = tuple[float, float]  # tokens that enter a sublayer, and that it hands on, as shares of the prompt
-WHOLE: Flow = (1.0, 1.0)
 SIZES: Mapping[Kind, str] = {"attention": "kv_groups", "ffn": "width"}
 EXPERTS = ("experts", "experts_per_token")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A number of a table: milliseconds of an option, or of what a name says.
-
-    `after`: it is at least the part before it in its term. `signed`: it may be below zero.
-    """
-
-    kind: Kind
-    name: str
-    option: int = 0
-    after: bool = False
-    signed: bool = False
-
-    @property
-    def text(self) -> str:
-        """Readable, e.g. `ffn width 128`."""
-        return f"{self.kind} {self.name}" + (f" {self.option}" if self.option else "")
-
-
-class Term(Protocol):
-    """Some parts of one kind of sublayer, and how much of each a sublayer has."""
-
-    @property
-    def kind(self) -> Kind:
-        """Of sublayer."""
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The numbers."""
-
-    def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
-        """Of every part; the sublayer is not gone. Raises SettingError outside what was measured."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +38,7 @@ class Sizes:
         """Shares of the neighbouring options; fewer tokens take so much less."""
         name = SIZES[self.kind]
         shares = _between(self.options, int(plan.get(name)), f"{self.kind} {name}")
-        tokens = flow[0] if self.kind == "attention" else flow[1]
-        return [share * tokens for share in shares]
+        return [share * flow.read(metric) for share in shares]
 
 
 @dataclass(frozen=True)
@@ -103,7 +68,7 @@ class Masks:
             if option < full:
                 share = own[name][0] * own[name][1] / (dense[name][0] * dense[name][1])
                 label = f"{name}.{self.pattern}"
-                total += flow[0] * share * np.array(_between((*self.options, full), option, label))
+                total += flow.read(metric) * share * np.array(_between((*self.options, full), option, label))
                 masked += 1
         return [*([float(masked)] if self.overhead else []), *total[:-1].tolist()]
 
@@ -128,129 +93,110 @@ class QueryHeads:
         full = self.shape.heads_per_group
         shares = _between((*self.options, full), int(plan.get(GROUP_HEADS, full)), GROUP_HEADS)
         groups = int(plan.get("kv_groups")) / self.shape.kv_groups
-        return [flow[0] * groups * share for share in shares[:-1]]
+        return [flow.read(metric) * groups * share for share in shares[:-1]]
 
 
 @dataclass(frozen=True)
 class CutCache:
-    """What a KV cache that throws tokens away costs beside one that keeps all, by the numbers that it holds."""
+    """What a KV cache that throws tokens away costs beside one that keeps all; a larger budget is never cheaper.
 
+    Not in proportion to what it holds: matrix products change their way at some sizes.
+    """
+
+    gene: str
+    options: tuple[int, ...]  # below the one that keeps everything
     shape: Shape
-    context: int
     kind: Kind = "attention"
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of the policy at work, of it in each KV group, and of all that a full cache holds."""
-        return tuple(
-            Part(self.kind, f"kv_cache {name}", signed=True) for name in ("policy", "groups", "held")
-        )
+        """Of the policy in each KV group, and one an option."""
+        rows = [Part(self.kind, self.gene, o, after=i > 0, signed=True) for i, o in enumerate(self.options)]
+        return (Part(self.kind, "kv_cache groups", signed=True), *rows)
 
     def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
-        """Nothing where everything is kept; groups and numbers as shares of the full ones."""
+        """Nothing where everything is kept; groups as a share of all."""
         if FULL not in dict(plan.settings) or policy_of(plan) is None:
-            return [0.0] * 3
-        groups = int(plan.get("kv_groups")) / self.shape.kv_groups
-        whole = 2 * self.shape.kv_groups * self.shape.head_dim * max(self.context, 1)
-        return [1.0, groups, held_values(plan, self.shape.head_dim, self.context) / whole]
+            return [0.0] * (1 + len(self.options))
+        value = min(int(plan.get(self.gene)), self.options[-1])
+        return [int(plan.get("kv_groups")) / self.shape.kv_groups, *_between(self.options, value, self.gene)]
 
 
 @dataclass(frozen=True)
 class Experts:
     """A mixture of experts: what every token pays, and what every expert that some token is sent to does.
 
-    Of T tokens that use k of E experts each, E (1 - (1 - k/E)^T) different experts are hit where they choose evenly.
+    Products of few tokens change their way at some widths, so a hit expert has a number for each.
     """
 
     shape: Shape
-    tokens: Mapping[str, int]  # T, by metric
+    tokens: Mapping[str, int]  # of a forward pass, by metric
+    widths: tuple[int, ...]
+    skew: float  # of the routing, see `hits`
     kind: Kind = "ffn"
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """At full sizes: the rest of the layer, its router, hit experts as such and by width, and what tokens use."""
-        names = (
-            "layer",
-            "experts router",
-            "experts hit",
-            "experts hit width",
-            "experts used",
-            "experts used width",
-        )
-        return tuple(Part(self.kind, name) for name in names)
+        """At full sizes: the rest of the layer, its router, what tokens use; hit experts by width."""
+        names = ("layer", "experts router", "experts used", "experts used width")
+        hit = [Part(self.kind, "experts hit", w, after=i > 0) for i, w in enumerate(self.widths)]
+        return (*(Part(self.kind, name) for name in names), *hit)
 
     def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
         """Each as a share of the dense model's."""
         s, tokens = self.shape, self.tokens[metric]
-        count, width = int(plan.get("experts", s.experts)), int(plan.get("width")) / s.ffn
+        count, width = int(plan.get("experts", s.experts)), int(plan.get("width"))
         used = min(count, int(plan.get("experts_per_token", s.experts_per_token)))
-        hit = hits(count, used, tokens) / hits(s.experts, s.experts_per_token, tokens)
+        hit = hits(count, used, tokens, self.skew)
+        hit /= hits(s.experts, s.experts_per_token, tokens, self.skew)
         active = used / s.experts_per_token
-        return [1.0, count / s.experts, hit, hit * width, active, active * width]
+        shares = _between(self.widths, width, "ffn width")
+        return [1.0, count / s.experts, active, active * width / s.ffn, *(hit * share for share in shares)]
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a sublayer costs however few tokens it reads, and an attention for pairs of them and for ranking them."""
+@cache
+def hits(experts: int, used: int, tokens: int, skew: float = 0.0) -> float:
+    """Expected number of different experts that so many tokens are sent to, each to `used` different ones.
 
-    shape: Shape
-    kind: Kind
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Of the attention five, of the FFN one."""
-        more = ("scores", "ranking", "ranking tokens", "ranking pairs") if self.kind == "attention" else ()
-        return tuple(Part(self.kind, f"tokens {name}") for name in ("fixed", *more))
-
-    def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
-        """By the share of the tokens that enters; nothing for ranking where all are handed on."""
-        if self.kind == "ffn":
-            return [1.0]
-        groups = int(plan.get("kv_groups")) / self.shape.kv_groups
-        ranked = float(token_keep(plan) is not None)
-        share = flow[0]
-        return [1.0, groups * share**2, ranked, ranked * share, ranked * groups * share**2]
+    Expert i of a token's draws has the weight exp(-skew * i): 0 is even routing, E (1 - (1 - k/E)^T). Who is among k
+    draws without return is taken as 1 - (1 - weight)^m, with the m that makes it k on average.
+    """
+    weights = np.exp(-skew * np.arange(experts))
+    weights /= weights.sum()
+    low, high = np.log(0.5), np.log(1e9)  # of m
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = (1 - (1 - weights) ** np.exp(middle)).sum() > used
+        low, high = (low, middle) if enough else (middle, high)
+    chances = (1 - (1 - weights) ** np.exp(low)) if used < experts else np.ones(experts)
+    return float((1 - (1 - chances) ** tokens).sum())
 
 
-def flows(plan: Plan, tokens: int, specials: int) -> list[Flow]:
-    """What share of so many tokens enters and leaves every sublayer."""
-    found, now = list[Flow](), tokens
-    for sublayer in plan.sublayers:
-        keep = token_keep(sublayer)
-        left = now if keep is None else kept_count(now, keep[1], specials)
-        found.append((now / tokens, left / tokens))
-        now = left
-    return found
+def terms_of(
+    shape: Shape, tokens: Mapping[str, int], prompt: int, steps: int, options: Options, skew: float = 0.0
+) -> tuple[Term, ...]:
+    """The terms that a model's plans with these options take.
 
-
-def drops_tokens(settings: Collection[str]) -> bool:
-    """Whether plans with such settings hand on fewer tokens: what a sublayer costs is known of whole plans only."""
-    return any(name.startswith(KEEP) for name in settings)
-
-
-def hits(experts: int, used: int, tokens: int) -> float:
-    """Expected number of different experts that so many tokens are sent to."""
-    return experts * (1 - (1 - used / experts) ** tokens)
-
-
-def terms_of(shape: Shape, tokens: Mapping[str, int], context: int, options: Options) -> tuple[Term, ...]:
-    """The terms that a model's plans with these options take; `tokens` of a forward pass by metric."""
+    `tokens` of a forward pass by metric; steps of decoding after so long a prompt; `skew`: see `hits`.
+    """
     found: list[Term] = [Sizes("attention", _nonzero(options["kv_groups"]))]
     if fewer := tuple(o for o in _nonzero(options.get(GROUP_HEADS, ())) if o < shape.heads_per_group):
         found.append(QueryHeads(fewer, shape))
-    if GENES & set(options):
-        found.append(CutCache(shape, context))
-    found.append(Experts(shape, tokens) if shape.experts else Sizes("ffn", _nonzero(options["width"])))
+    for gene in sorted(GENES & set(options)):
+        if cut := tuple(sorted(options[gene]))[:-1]:
+            found.append(CutCache(gene, cut, shape))
+    widths = _nonzero(options["width"])
+    found.append(Experts(shape, tokens, widths, skew) if shape.experts else Sizes("ffn", widths))
     if drops_tokens(options):
-        found += [Tokens(shape, kind) for kind in KINDS]
+        text = shape.task == "text"
+        found += [PromptTokens(shape, kind, prompt, steps) if text else Tokens(shape, kind) for kind in KINDS]
     return (*found, *_masks(shape, options))
 
 
 def unpriced(settings: Collection[str], shape: Shape) -> list[str]:
     """Plan settings that no term knows."""
     known = {*SIZES.values(), GROUP_HEADS, *GENES, *(EXPERTS if shape.experts else ())}
-    passed = [n for n in settings if shape.task != "text" and n.startswith(KEEP)]
-    return sorted(n for n in settings if n not in (*known, *passed) and not is_mask(n))
+    return sorted(n for n in settings if n not in known and not n.startswith(KEEP) and not is_mask(n))
 
 
 def _masks(shape: Shape, options: Options) -> list[Masks]:

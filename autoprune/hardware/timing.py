@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -72,6 +72,11 @@ class Samples:
                 "no round left both models in peace: the machine is too busy to compare them; stop other programs"
             )
         return Samples(tuple(mine[r] / theirs[r] for r in shared), self.repeats, tuple(shared))
+
+    def shared(self, count: int) -> Samples:
+        """Of one of so many things that a call does."""
+        seconds, wall = (tuple(s / count for s in row) for row in (self.seconds, self.wall))
+        return replace(self, seconds=seconds, wall=wall)
 
     def half(self, odd: bool) -> Samples:
         """Every second sample, to see the noise of what is made of them."""

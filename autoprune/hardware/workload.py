@@ -46,6 +46,11 @@ class Workload:
         """Tokens of one forward pass, by metric."""
         return {"prefill": self.batch * self.prefill_tokens, "decode": self.batch}
 
+    @property
+    def sizes(self) -> tuple[dict[str, int], int, int]:
+        """What latencies are told by: tokens of a forward pass by metric, the prompt before decoding, and its steps."""
+        return self.tokens, max(self.context, 1), self.decode_steps
+
 
 class Prefill:
     """One forward of [batch, prefill_tokens] ids into an empty cache; logits of the last position only.
@@ -70,7 +75,8 @@ class Prefill:
 class Decode:
     """A forward of one token, `decode_steps` in turn from a cache of `context` tokens, then again from there.
 
-    Positions are explicit: a model without attention has an empty cache and could not count them.
+    Positions are explicit: a model without attention has an empty cache and could not count them. Where a prompt's
+    tokens come back the first steps take longest: then a call is all of them (`together`).
     """
 
     def __init__(self, model: PreTrainedModel, workload: Workload) -> None:
@@ -86,9 +92,14 @@ class Decode:
         self.tokens = tuple(ids[:, i : i + 1].clone() for i in steps)
         self.positions = tuple(positions[:, i : i + 1].clone() for i in steps)
         self.done = 0
+        self.together = self.steps if getattr(getattr(model, "base_model", None), "drops", False) else 1
 
     def __call__(self) -> None:
-        """Run the next step."""
+        """Run the next step, or all."""
+        for _ in range(self.together):
+            self._step()
+
+    def _step(self) -> None:
         if self.done == self.steps:
             self.cache.crop(-self.steps)
             self.done = 0
@@ -170,7 +181,8 @@ def sample_models(
     )
     found: dict[str, dict[str, Samples]] = {name: {} for name in models}
     for key, (name, metric) in keys.items():
-        found[name][metric] = replace(samples[key], graph=isinstance(items[key], Replay))
+        of = samples[key].shared(getattr(items[key], "together", 1))
+        found[name][metric] = replace(of, graph=isinstance(items[key], Replay))
     return found
 
 

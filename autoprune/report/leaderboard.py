@@ -155,8 +155,8 @@ NOTE = (
     "smallest uniform model that is not smaller (by more than 0.01), its size after the @; `change` is against it."
 )
 NARROWER = (
-    "The hidden width was cut before the search: the dense row is the narrower model with all its units; sizes and KL "
-    "are to the model as given."
+    "The hidden width was cut before the search: the dense row is the narrower model with all its units; ratios and "
+    "KL are to the model as given."
 )
 REBUILT = (
     "Searched plans use ladders rebuilt around what the search had found; uniform and dense rows use the run's own, "

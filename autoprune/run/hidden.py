@@ -47,7 +47,7 @@ class Given:
         )
         return (
             f"All plans have {width} of {self.adapter.shape.hidden} hidden dimensions, the dense row too ({shares}). "
-            "Ratios and KL are to the model as given, those of measured times to the dense row."
+            "Ratios and KL are to the model as given."
         )
 
 

@@ -15,7 +15,7 @@ from autoprune.ledger import Ledger
 from autoprune.objective import Constraint
 from autoprune.run.seeds import seed_candidates
 from autoprune.run.targets import PHASE, Shared, Target, TargetsDriver
-from autoprune.space import Candidate, Space
+from autoprune.space import Candidate, Space, dense_costs
 from autoprune.study import Budget, Phase
 
 KEPT = "kept"  # the ledger's event: finalists of a phase were measured against its targets
@@ -112,7 +112,7 @@ class KeptDriver(TargetsDriver):
     def __init__(self, shared: Shared, targets: Sequence[Target], reprice: Reprice, limit: int) -> None:
         super().__init__(shared)
         self._wanted, self._reprice, self.limit = tuple(targets), reprice, limit
-        self.dense = shared.space.cost(shared.space.dense)
+        self.dense = dense_costs(shared.space)
         self._spaces: dict[str, Space] = {}
 
     def next(self, ledger: Ledger) -> Phase | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from autoprune.errors import MeasurementError, SettingError
 from autoprune.ledger import Ledger
@@ -16,6 +16,7 @@ from autoprune.merging import MergedSpace
 from autoprune.objective import Split
 from autoprune.pruning.masks.ladders import MaskedLadders
 from autoprune.run import elsewhere
+from autoprune.run.built import as_exported, as_given, changed
 from autoprune.run.finals import Entry
 from autoprune.run.int8 import in_int8
 from autoprune.run.parts import Parts
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
     from autoprune.hardware.workload import Workload
     from autoprune.progress import Progress
     from autoprune.sublayers import SublayerSpace
-    from autoprune.supernet import Ladders
 
 ELSEWHERE = "The front was not timed: latency.foreign=true searches for another machine than this."
 CORRECTION_PLANS = 12
 SEED = 0
 STOCK = "dense, as transformers runs it"
-METHOD = 5  # of measuring: another one makes another table
+METHOD = 6  # of measuring: another one makes another table
 
 
 def workload(parts: Parts) -> Workload:
@@ -145,6 +145,10 @@ def named_table(parts: Parts, path: Path) -> LatencyTable:
         dtype = str(parts.loaded.dtype).removeprefix("torch.")
         table.check_model(shape, dtype, parts.options(), settled(parts))
         _check_workload(table.workload, workload(parts))
+        if parts.given is not None and parts.given.wider(shape) and not table.given_ms:
+            raise SettingError(
+                f"it has no times of the model as given; make it with hidden={parts.cfg.hidden}"
+            )
     except SettingError as error:
         text = str(error).removeprefix(f"latency table {path}").removeprefix(": ").strip()
         raise SettingError(f"latency.file={path}: {text}") from error
@@ -199,6 +203,8 @@ def cached_table(parts: Parts, progress: Progress) -> Path:
         {name: list(values) for name, values in options.items()},
         settled(parts),
     ]
+    if parts.given is not None:
+        inputs.append(asdict(parts.given.adapter.shape))
     return parts.cache.folder(
         "latency", inputs, lambda folder: measured_table(parts, progress).save(folder / "latency.json")
     )
@@ -221,6 +227,7 @@ def measured_table(parts: Parts, progress: Progress, held_out: int = 0) -> Laten
             correction_plans=correction,
             held_out_plans=held,
             facts=facts(parts),
+            given=as_given(parts),
         )
 
 
@@ -280,19 +287,22 @@ def _measured(
 def measured_here(
     parts: Parts, plans: Mapping[str, Plan], dense: str, progress: Progress, stage: str, stock: bool = False
 ) -> dict[str, Measured]:
-    """Plans end to end on this machine, in one interleaved loop with the dense model, by the names they have here."""
+    """Plans end to end on this machine, in one interleaved loop with the dense model, by the names they have here.
+
+    Ratios are to the dense model, or to the model as given where that is wider.
+    """
     from autoprune.hardware.endtoend import measure_models
+    from autoprune.hardware.measuring import GIVEN
 
     models = {name: as_exported(parts, plan, progress) for name, plan in plans.items()}
     if stock and parts.cfg.latency.kernels and changed(models[dense]):
         models[STOCK] = parts.build(plans[dense])
+    if (given := as_given(parts)) is not None:
+        models[GIVEN], dense = given, GIVEN
     with progress.stage(stage) as step:
-        return measure_models(models, workload(parts), SEED, step, reference=dense)
-
-
-def changed(model: Any) -> bool:
-    """Whether a model runs on kernels of ours."""
-    return any(type(m).__module__.startswith("autoprune.kernels") for m in model.modules())
+        found = measure_models(models, workload(parts), SEED, step, reference=dense)
+    found.pop(GIVEN, None)
+    return found
 
 
 def _stock_note(stock: Measured, dense: Measured) -> str:
@@ -304,26 +314,6 @@ def _stock_note(stock: Measured, dense: Measured) -> str:
         if getattr(stock, f"{metric}_ms") is not None
     ]
     return f"All models, dense too, run on what is fastest here. Dense as transformers runs it: {'; '.join(said)}."
-
-
-def as_exported(
-    parts: Parts, plan: Plan, progress: Progress | None = None, ladders: Ladders | None = None
-) -> Any:
-    """The model of a plan as its checkpoint will run when it is loaded: on the kernels that pay."""
-    model = parts.build(plan, ladders)
-    if model.device.type != "cpu" or not parts.cfg.latency.kernels:
-        return model
-    from autoprune.export.int8 import rounded_maps
-    from autoprune.export.packed import pack_model
-    from autoprune.export.running import run_fast
-
-    adapter: Any = parts.adapter
-    maps = rounded_maps(model, adapter.layout) if in_int8(parts.cfg) else {}
-    packed = {} if maps or plan == plan.unmasked else pack_model(adapter, model, plan)
-    said = run_fast(model, getattr(adapter, "layout", None), packed, int(parts.cfg.threads), maps)
-    if (packed or maps) and progress is not None:
-        progress.say(f"{plan.key}: {said}")
-    return model
 
 
 def copy_table(folder: Path, to: Path) -> None:

@@ -170,7 +170,8 @@ class Parts:
         if self.given is None:
             return found
         assert isinstance(found, SublayerSpace), "no family with experts can be rotated"
-        return replace(found, reference=self.given.costs(int(self.cfg.window)))
+        times = {} if table is None else dict(table.given_ms)
+        return replace(found, reference=self.given.costs(int(self.cfg.window)) | times)
 
 
 def open_parts(cfg: DictConfig, progress: Progress) -> Parts:

@@ -30,6 +30,7 @@ def describe(table: LatencyTable) -> str:
     wide = max(24, *(len(entry.text) + 2 for entry in table.entries))
     rows = [("everything else", table.base_ms), *((entry.text, entry.ms) for entry in table.entries)]
     rows += [("dense, measured", table.dense_ms), ("dense, wall clock", table.dense_wall_ms)]
+    rows += [("as given, measured", table.given_ms)]
     lines = [f"{'part':<{wide}}" + "".join(f"{f'{m} ms':>12}" for m in table.metrics)]
     lines += [f"{name:<{wide}}" + _cells([ms[m] for m in table.metrics]) for name, ms in rows if ms]
     work = table.workload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,16 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from autoprune.export.assemble import assemble
+from autoprune.hardware import measuring
+from autoprune.hardware.measuring import measure_table
+from autoprune.hardware.table import LatencyTable
+from autoprune.hardware.timing import Samples
+from autoprune.hardware.workload import metrics_of
 from autoprune.models import adapter_for
 from autoprune.shape import Shape
 from autoprune.space import Plan, SublayerPlan
+from autoprune.sublayers import SublayerSpace
+from tests.hardware.imagined import SKEW, WORK
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +60,22 @@ def build(dense: Any) -> Callable[[Plan], PreTrainedModel]:
         return kv | {"q": q, "o": o, "norm": layer.input_layernorm.weight}
 
     return lambda plan: assemble(adapter_for(dense), plan, weights, torch.float32)
+
+
+@pytest.fixture
+def imagined(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Measures a table of plans whose seconds a function tells, without any model."""
+
+    def measure(shape: Shape, space: SublayerSpace, seconds: Any, options: Any, **named: Any) -> LatencyTable:
+        def fake(models: Any, *_: Any) -> Any:
+            return {
+                n: {m: Samples((seconds(model.plan, m),) * 4) for m in metrics_of(shape.task)}
+                for n, model in models.items()
+            }
+
+        monkeypatch.setattr(measuring, "sample_models", fake)
+        monkeypatch.setattr(measuring, "routing_skew", lambda *_: SKEW)
+        build: Any = lambda plan: SimpleNamespace(plan=plan, device="cpu", dtype=torch.float32)  # noqa: E731
+        return measure_table(build, shape, space.full, options, WORK, **named)
+
+    return measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autoprune.errors import SettingError
+from autoprune.hardware import workload
+from autoprune.hardware.timing import Samples
 from autoprune.hardware.workload import Workload, decode, prefill, sample_models
 from autoprune.space import Plan
 
@@ -49,6 +52,25 @@ def test_decode_starts_every_call_at_the_context(build: Any, blocks: list[tuple[
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))  # the cache was put back
     filled = [layer for layer in call.cache.layers if getattr(layer, "keys", None) is not None]
     assert filled and all(layer.get_seq_length() == 10 + 3 for layer in filled)
+
+
+def test_steps_that_take_unlike_times_are_one_call(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where prompt tokens come back the first step is the dearest: a sample has all of them, and tells one's share."""
+    models = {name: Spy(build(Plan.of(PLANS["dense"]))) for name in ("plain", "dropping")}
+    models["dropping"].base_model = SimpleNamespace(drops=True)  # type: ignore[attr-defined]
+    calls = {name: decode(spy, WORK) for name, spy in models.items()}
+    for name, count in (("plain", 1), ("dropping", 3), ("dropping", 3)):
+        models[name].seen.clear()
+        calls[name]()
+        assert len(models[name].seen) == count
+    made = {name: spy.model for name, spy in models.items()}
+    made["dropping"].base_model.drops = True
+    monkeypatch.setattr(
+        workload, "interleaved", lambda items, *_, **__: {n: Samples((6.0,), wall=(9.0,)) for n in items}
+    )
+    found = sample_models(made, WORK)
+    assert found["plain"]["decode"].seconds == (6.0,) and found["dropping"]["prefill"].seconds == (6.0,)
+    assert found["dropping"]["decode"].seconds == (2.0,) and found["dropping"]["decode"].wall == (3.0,)
 
 
 def test_decode_equals_the_uncached_model(build: Any) -> None:

@@ -85,6 +85,7 @@ def parts(folder: Path) -> Any:
         device=model.device,
         adapter=adapter,
         ladders=None,
+        given=None,
         options=lambda: joint_options([Structured(ffn_options=2)], adapter.shape),
         space=lambda _: join([Structured(ffn_options=2)], adapter.shape, []),
         dense_plan=lambda: full_plan(adapter.shape),

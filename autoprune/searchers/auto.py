@@ -89,8 +89,9 @@ class Auto(Rounds):
         limits = limits_of(space, (Constraint(metric, bound),), space.dense)
         near = sorted(self._anchors, key=lambda a: abs(a.bound - bound))[:2]
         yield from self._found(limits, self._adapted(limits, [a.champion for a in near]))
-        yield from self._settle(self._anchors[-1])
+        opened = self._anchors[-1]
         self._anchors.sort(key=lambda a: -a.bound)
+        yield from self._settle(opened)
 
     def _adapted(self, limits: Limits, champions: Sequence[Candidate]) -> list[Candidate]:
         """Other budgets' champions as the model would change them to fit this one."""

@@ -63,7 +63,7 @@ def test_halving_ends() -> None:
 def test_a_front_that_is_done_gets_budgets_between_those_it_has() -> None:
     problem = tabular_problem({}, (KL, PARAMS))
     evaluate, searcher = Tabular(problem.space), Auto(problem, spacing=0.2)
-    drive(searcher, evaluate, 600)
+    drive(searcher, evaluate, 500)
     bounds = [a.bound for a in searcher._anchors]
     assert len(bounds) > len(searcher._budgets) + 2 and bounds == sorted(set(bounds), reverse=True)
     inside = [
@@ -72,13 +72,6 @@ def test_a_front_that_is_done_gets_budgets_between_those_it_has() -> None:
     costs = [problem.space.cost(a.champion)["params"] for a in inside]
     assert all(c <= a.bound for c, a in zip(costs, inside, strict=True)) and len(set(costs)) > 2
     assert set(searcher.finalists()) >= {a.champion for a in searcher._anchors}
-
-
-def test_at_a_constraint_no_budget_is_added() -> None:
-    problem, evaluate = deceptive(3)
-    searcher = Auto(problem)
-    drive(searcher, evaluate, 4000)
-    assert searcher.finished and len(searcher._anchors) == 1
 
 
 @pytest.mark.parametrize("seed", [2, 3])
@@ -91,10 +84,8 @@ def test_descents_from_elsewhere_leave_a_trap_and_end(seed: int) -> None:
     assert not any(c.violation(problem.space.cost(anchor.champion)) for c in problem.constraints)
 
 
-def test_it_is_the_same_again_up_to_its_end() -> None:
-    problem, _ = deceptive(3)
+def test_budgets_between_are_the_same_again() -> None:
     front = tabular_problem({}, (KL, PARAMS))
-    assert trace(Auto(problem), problem, 4000) == trace(Auto(problem), problem, 4000)
     assert trace(Auto(front, spacing=0.2), front, 400) == trace(Auto(front, spacing=0.2), front, 400)
 
 

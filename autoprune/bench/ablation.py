@@ -16,8 +16,9 @@ import numpy as np
 
 from autoprune.objective import Array
 from autoprune.searchers.anchors import Limits
-from autoprune.searchers.auto import SEEDS, Auto
+from autoprune.searchers.auto import Auto
 from autoprune.searchers.race import Belief
+from autoprune.searchers.rounds import SEEDS
 from autoprune.searchers.script import Script
 from autoprune.searchers.surrogate import Posterior
 from autoprune.space import Candidate

@@ -125,7 +125,13 @@ class Anchor:
     limits: Limits
     champion: Candidate
     patience: int = 1
+    fruitless: int = 0  # rounds since the last new champion
     past: dict[Candidate, None] = field(default_factory=dict)  # champions and leaders, latest last
+
+    @property
+    def bound(self) -> float:
+        """What the first cost may be."""
+        return self.limits.constraints[0].bound
 
     def remember(self, candidate: Candidate) -> None:
         """Put a candidate last in line."""
@@ -135,9 +141,9 @@ class Anchor:
     def judge(self, verdict: Verdict) -> None:
         """A leader that is better becomes champion; after any other race the next one is more patient."""
         if verdict.leader is not None and verdict.gap < 0:
-            self.champion, self.patience = verdict.leader, 1
+            self.champion, self.patience, self.fruitless = verdict.leader, 1, 0
         else:
-            self.patience = min(2 * self.patience, PATIENCE)
+            self.patience, self.fruitless = min(2 * self.patience, PATIENCE), self.fruitless + 1
             if verdict.leader is not None:
                 self.remember(verdict.leader)
         self.remember(self.champion)

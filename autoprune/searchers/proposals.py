@@ -103,6 +103,20 @@ def step_values(effects: Array, champion: Candidate, sizes: Values, radius: int,
     return np.where(outside, np.inf, values)
 
 
+def kicked(values: Array, blocks: Values, sizes: Values, rng: np.random.Generator) -> Array:
+    """Values [genes, width] that leave some blocks a single option a site: all at one share, or each at its own."""
+    found, names = values.copy(), np.unique(blocks)
+    count = rng.integers(1, max(2, len(names) // 4 + 1))
+    together = rng.random() < 0.5
+    for block in rng.choice(names, count, replace=False):
+        level = rng.random()
+        for gene in np.flatnonzero(blocks == block):
+            share = level if together else rng.random()
+            found[gene] = np.inf
+            found[gene, round(share * (sizes[gene] - 1))] = 0.0
+    return found
+
+
 def _least(values: Array) -> Values:
     """The option of least value of each gene; the smaller of equal ones."""
     picked: Values = np.argmin(values, axis=1)

@@ -68,6 +68,10 @@ class Board:
         values = self._known.get(candidate)
         return float(np.mean(list(values.values()))) if values else math.inf
 
+    def value(self, result: Result) -> float:
+        """A result's mean as it would be remembered; infinite for one that is not usable."""
+        return float(self._values(result).mean()) if result.ok else math.inf
+
     def _values(self, result: Result) -> Array:
         metric, count = self.objective.metric, result.proposal.fidelity.count
         values = np.asarray(result.per_window.get(metric, np.full(count, result.metrics[metric])), float)

@@ -29,6 +29,8 @@ from autoprune.bench.table import parser, publish
 from autoprune.ledger import FILE, Ledger, holds_run
 
 SCORES = ("key", "kl_fitness", "kl_selection", "kl_test", "perplexity_test")
+RESUMABLE = 3  # exit code of a run that stopped and can be resumed
+STOPS = 3  # how often a run may stop so by itself
 PATIENCE = 600.0  # seconds for a run that is left alone
 PATIENCE_LEFT = 120.0  # seconds for the last of its processes to end
 BEFORE, AFTER = 0.15, 0.1  # shares of the moments before the first and after the last record
@@ -139,6 +141,7 @@ class Hunt:
         self._ray = "executor=ray" in words
         self._at = 0.0  # the share of the run at which it was last killed
         self._kills: list[tuple[str, str]] = []
+        self._stops = 0  # by itself
         self._seen: set[int] = set()
 
     def run(self, kills: int, reference: Any) -> Outcome:
@@ -151,6 +154,7 @@ class Hunt:
             had = len(self._kills)
             status = self._hunted(pid, kills)
             ended = bool(status) and len(self._kills) > had and self._kills[-1][0] == "raylet"
+            ended = ended or self._may_go_on(status)
         if status and not _finished(self._run):
             raise RuntimeError(f"a run ended with exit code {status}:\n{self._log.read_text()}")
         return Outcome(
@@ -159,6 +163,11 @@ class Hunt:
             same=result(self._run) == reference,
             left=not processes.gone(list(self._seen), PATIENCE_LEFT),
         )
+
+    def _may_go_on(self, status: int) -> bool:
+        """Whether a run that stopped by itself is resumed: on a busy machine a Ray may not start in time."""
+        self._stops += status == RESUMABLE
+        return status == RESUMABLE and self._stops <= STOPS
 
     def _line(self) -> list[str]:
         if holds_run(self._run / FILE):

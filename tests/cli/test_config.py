@@ -105,7 +105,13 @@ def test_what_is_not_allowed_is_named(setting: str, message: str) -> None:
 
 def test_every_bound_belongs_to_a_setting() -> None:
     schema = OmegaConf.structured(Config)
-    unset = ("evaluations", "calibration.tokens", "prompt_len", "device_mb", "host_mb")  # null unless asked for
+    unset = (
+        "evaluations",
+        "calibration.tokens",
+        "prompt_len",
+        "device_mb",
+        "host_mb",
+    )  # null unless asked for
     assert all(key in unset or OmegaConf.select(schema, key) is not None for key in LOWEST)
 
 

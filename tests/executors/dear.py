@@ -54,7 +54,7 @@ def opened(made: Parts, **settings: Any) -> Tune:
     return executor
 
 
-LONG = {"steps": 600, "first": 20}  # of a training that is killed in the middle
+LONG = {"steps": 200, "first": 20}  # of a training that is killed in the middle
 
 
 def train(folder: Path, address: str) -> None:

@@ -6,8 +6,7 @@ import logging
 import math
 import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -19,7 +18,6 @@ from autoprune.executors.watching import Watch
 from autoprune.executors.worker import Worker
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-LOOKS = 5.0  # seconds between two looks for our node: Ray itself needs longer to notice
 # glibc by itself returns every plan's logits to the system, and fetching them again takes a tenth of the time
 KEPT = str(1 << 30)  # bytes
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT}
@@ -44,7 +42,6 @@ class Cluster:
         self._error: BaseException | None = None
         self._held = ExitStack()
         self._watch: Watch | None = None
-        self._node, self._looked = "", 0.0
         self._hired: list[Any] = []
         self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
         self._keeper.start()
@@ -58,20 +55,8 @@ class Cluster:
 
     def check(self) -> None:
         """Raise StoppedError when the head of the Ray has gone, or its daemon here, and with it all workers."""
-        watch = self._watch
-        if watch is None:
-            return
-        if not watch.lost and time.monotonic() - self._looked > LOOKS:
-            self._looked = time.monotonic()
-            watch.lost = "" if self._has_node() else "its daemon on this machine has ended"
-        if watch.lost:
-            raise StoppedError(f"executor=ray: {self.where} has gone ({watch.lost})")
-
-    def _has_node(self) -> bool:
-        """Whether the node by which this process takes part is still there; without it Ray waits forever."""
-        import ray
-
-        return any(n["NodeID"] == self._node and n["Alive"] for n in ray.nodes())
+        if self._watch is not None and self._watch.lost:
+            raise StoppedError(f"executor=ray: {self.where} has gone ({self._watch.lost})")
 
     def workers(self) -> list[Any]:
         """Handles of the first workers, once Ray is up; raises what went wrong."""
@@ -144,10 +129,10 @@ class Cluster:
             self._attach()
         else:
             local.start(self._held, max(1, math.ceil(self._workers * self._demand.cpus)))
-        here = ray.get_runtime_context()
-        self._node, self._watch = here.get_node_id(), Watch(str(here.gcs_address))
+        nodes = ray.nodes()
+        self._watch = Watch(_listening(nodes))
         self._held.callback(self._watch.stop)
-        room = check_room(self._demand, self._workers, ray.nodes(), self.where)
+        room = check_room(self._demand, self._workers, nodes, self.where)
         if room < self._workers:
             self._say(
                 f"{self.where} has room for {room} of {self._workers} workers; the others start when nodes join it"
@@ -167,3 +152,17 @@ class Cluster:
             line = next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
             raise SettingError(f"executor.address={self._address}: no Ray answers there ({line})") from error
         self._held.callback(ray.shutdown)
+
+
+def _listening(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where the head and the daemon of our own node listen, and what it means when they do no longer."""
+    import ray
+
+    here = ray.get_runtime_context()
+    found = {str(here.gcs_address): "nobody listens there any more"}
+    for node in nodes:
+        if node["NodeID"] == here.get_node_id():  # without its daemon Ray waits forever
+            found[f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"] = (
+                "its daemon on this machine has ended"
+            )
+    return found

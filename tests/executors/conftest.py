@@ -107,6 +107,14 @@ def undisturbed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[
     return bench.study(executor, tmp_path_factory.mktemp("serial"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_tokens() -> Iterator[None]:
+    """Unless a test wants them: a process that has started a Ray with one asks all others for it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
+
+
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Nodes]:
     """One cluster for all tests that need nodes."""

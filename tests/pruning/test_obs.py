@@ -41,24 +41,38 @@ def test_each_step_removes_the_unit_that_is_cheapest_to_lose(size: int) -> None:
         assert min(costs, key=costs.__getitem__) == order[kept]
 
 
+@pytest.mark.parametrize("settle", [1, 5, 1000])
 @pytest.mark.parametrize("size", [1, 4])
-def test_scores_are_what_a_removal_costs(size: int) -> None:
+def test_scores_are_what_a_removal_costs(size: int, settle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first and after removals, whether or not the large matrices were brought up to date."""
+    monkeypatch.setattr(obs, "SETTLE", settle)
     second, weight = problem(size)
-    scores = obs._scores(torch.linalg.inv(second), weight, UNITS)
-    for unit in range(UNITS):
-        wanted = cost(second, weight, [u for u in range(UNITS) if u != unit], size)
-        assert float(scores[unit]) == pytest.approx(wanted, rel=1e-6)
+    left, there = obs.Left(second, weight, UNITS), list(range(UNITS))
+    for leaving in (None, 4, 1, 3):
+        if leaving is not None:
+            left.remove((left.units == leaving).nonzero().flatten())
+            there.remove(leaving)
+        lost = cost(second, weight, there, size) if len(there) < UNITS else 0.0
+        scores = dict(zip(left.units.tolist(), left.scores().tolist(), strict=True))
+        for unit in there:
+            wanted = cost(second, weight, [u for u in there if u != unit], size) - lost
+            assert scores[unit] == pytest.approx(wanted, rel=1e-6)
+        assert all(score == torch.inf for unit, score in scores.items() if unit not in there)
 
 
+@pytest.mark.parametrize("rounds", [[[4, 1]], [[4], [1]]])
 @pytest.mark.parametrize("size", [1, 4])
-def test_the_downdated_inverse_is_the_inverse_of_what_is_kept(size: int) -> None:
+def test_the_downdated_inverse_is_the_inverse_of_what_is_kept(size: int, rounds: list[list[int]]) -> None:
     second, weight = problem(size)
-    inverse, updated = torch.linalg.inv(second), weight.clone()
-    obs._remove(inverse, updated, torch.tensor([4, 1]), size)
+    left = obs.Left(second, weight, UNITS)
+    for leaving in rounds:
+        left.remove(torch.tensor(leaving))
+    left.settle()
+    assert left.units.tolist() == [0, 2, 3, 5]
     at = torch.tensor([u * size + i for u in (0, 2, 3, 5) for i in range(size)])
-    assert torch.allclose(inverse[at][:, at], torch.linalg.inv(second[at][:, at]), rtol=1e-6)
+    assert torch.allclose(left.inverse, torch.linalg.inv(second[at][:, at]), rtol=1e-6)
     best = torch.linalg.solve(second[at][:, at], second[at] @ weight.t()).t()
-    assert torch.allclose(updated[:, at], best, rtol=1e-6)
+    assert torch.allclose(left.weight, best, rtol=1e-6)
 
 
 def test_of_two_equal_units_one_leaves_first_where_activation_keeps_both() -> None:

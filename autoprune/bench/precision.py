@@ -3,8 +3,7 @@
 The plans are a stage of evopress at 0.6x; both precisions see the same windows, and take turns on one thread; ratios
 are of thread time, median and range. `rounding` is the KL of the dense plan against the dense model: what bf16 alone
 does. `tau` is Kendall's rank correlation of the plans' KLs in one precision with those in the other: whether a search
-would choose alike. The wide model has random weights, so its plans' KLs mean nothing, and its tau is left out; it
-meets a quarter of the plans on half the windows.
+would choose alike. The wide model has random weights, so its plans' KLs mean nothing, and its tau is left out.
 """
 
 from __future__ import annotations
@@ -64,10 +63,7 @@ def _row(parts: Parts, options: argparse.Namespace, name: str = "") -> str:
     from scipy.stats import kendalltau
 
     exact, rounded = (parts.evaluation(parts.evaluators, precision=word) for word in WORDS)
-    plans, windows = stage(parts, exact), options.windows
-    if name:
-        plans, windows = plans[::4], max(1, windows // 2)
-    fidelity = Fidelity(Split.FITNESS, (0, windows))
+    plans, fidelity = stage(parts, exact), Fidelity(Split.FITNESS, (0, options.windows))
     kls = [batched(evaluation, plans, fidelity) for evaluation in (exact, rounded)]
     ways = [partial(batched, evaluation, plans, fidelity) for evaluation in (exact, rounded)]
     _, thread = measured(ways, options.rounds)

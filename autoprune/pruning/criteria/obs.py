@@ -56,7 +56,7 @@ class Left:
 
     def __init__(self, second: Tensor, weight: Tensor, units: int) -> None:
         """As `obs_order`."""
-        self.inverse = torch.linalg.inv(second.double())
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(second.double()))
         self.weight = weight.double().clone()
         self.units = torch.arange(units, device=weight.device)  # which these are
         self._size = len(second) // units

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autoprune.bench.table import count, parser, publish, spread
+from autoprune.bench.work import kept
 from autoprune.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def _searched(options: argparse.Namespace, policy: str, seed: int, settings: Seq
     from autoprune.ledger import FILE
     from autoprune.space import Plan
 
-    folder = Path(options.work) / Path(options.model).name / f"{policy}-{options.ratio:g}-{seed}"
+    made = kept(options.work, options.model, options.data, options.tokens, options.settings)
+    folder = made / f"{policy}-{options.ratio:g}-{seed}"
     if not (folder / FILE).is_file():
         search(
             options.model,

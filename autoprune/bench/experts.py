@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from autoprune.api import resume, search
 from autoprune.bench.table import count, parser, publish
+from autoprune.bench.work import kept
 from autoprune.config import compose
 from autoprune.evaluation import Failure
 from autoprune.export.checkpoint import PLAN_FILE
@@ -89,7 +89,8 @@ def _uniform(options: argparse.Namespace, criterion: str, seed: int) -> tuple[fl
 
 
 def _searched(options: argparse.Namespace, method: str, seed: int) -> tuple[float, Plan]:
-    folder = Path(options.work) / Path(options.model).name / f"{method}-{options.tokens:.0f}-{seed}"
+    made = kept(options.work, options.model, options.data, options.tokens, options.ratio)
+    folder = made / f"{method}-{seed}"
     if (folder / FILE).is_file() and not (folder / "best").is_dir():
         resume(folder)
     if not (folder / "best").is_dir():

@@ -20,6 +20,7 @@ import torch
 
 from autoprune.api import load, resume, search
 from autoprune.bench.table import parser, publish
+from autoprune.bench.work import kept
 from autoprune.errors import SettingError
 from autoprune.front import Front
 from autoprune.ledger import FILE, Ledger
@@ -61,11 +62,15 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 def random_targets(options: argparse.Namespace) -> list[tuple[str, str]]:
     """Those of an earlier call in the same folder: what is feasible is measured, and a little different every time."""
-    file = Path(options.work) / Path(options.model).name / f"random-{options.random}-{options.seed}.json"
+    file = _folder(options) / f"random-{options.random}-{options.seed}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(_drawn(options)))
     return [(str(metric), str(bound)) for metric, bound in json.loads(file.read_text())]
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return kept(options.work, options.model, options.data, options.tokens, options.set)
 
 
 def _drawn(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -92,7 +97,7 @@ def _drawn(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _run(options: argparse.Namespace, metric: str, bound: str) -> Path:
     name = f"{metric}-{bound}" if options.random else metric
-    folder = Path(options.work) / Path(options.model).name / name
+    folder = _folder(options) / name
     if (folder / FILE).is_file() and not (folder / "best").is_dir():
         resume(folder)
     if not (folder / "best").is_dir():

@@ -1,4 +1,4 @@
-"""Rows that a benchmark has measured, kept in a work folder: what is there is read, so a stopped run goes on."""
+"""What a benchmark has searched or measured is kept in a work folder and read again, so a stopped one goes on."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune import __version__
 from autoprune.space import digest
 
 Row = dict[str, float]
 
 
+def kept(root: str | Path, model: str, *settings: Any) -> Path:
+    """The folder of one model under these settings; other settings, and other versions of autoprune, have another."""
+    return Path(root).absolute() / f"{Path(model).name}-{digest([__version__, model, *settings])[:8]}"
+
+
 class Work:
-    """The rows of one model under the same settings, a file each; other settings have another folder."""
+    """Rows of figures in such a folder, a file each."""
 
     def __init__(self, root: str | Path, model: str, settings: Any) -> None:
-        self.folder = Path(root) / f"{Path(model).name}-{digest(settings)[:8]}"
+        self.folder = kept(root, model, settings)
 
     def row(self, name: str, measure: Callable[[], Mapping[str, float]]) -> Row:
         """The figures of a row by column, measured when there are none yet."""

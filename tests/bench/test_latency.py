@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,7 +67,7 @@ def test_random_targets_of_a_folder_stay_what_they_were(
 ) -> None:
     drawn = iter([[("decode", "0.5x")], [("decode", "0.6x")]])
     monkeypatch.setattr(targets, "_drawn", lambda options: next(drawn))
-    options = argparse.Namespace(work=str(tmp_path), model="docs-llama", random=1, seed=0)
+    options = targets._parse(["--work", str(tmp_path), "--random", "1"])
     assert targets.random_targets(options) == targets.random_targets(options) == [("decode", "0.5x")]
     options.seed = 1
     assert targets.random_targets(options) == [("decode", "0.6x")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.bench import allocators, criteria, eep
+from autoprune.bench import allocators, criteria, eep, targets, work
 from autoprune.bench.work import Work
 
 
@@ -23,11 +23,29 @@ def test_a_row_is_measured_once_and_other_settings_are_other_rows(tmp_path: Path
     assert len(asked) == 2 and len(list(tmp_path.glob("small-*/*.json"))) == 2
 
 
+def test_another_version_makes_all_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table must not tell as ours what an older one has searched."""
+    before = work.kept(tmp_path, "m", 1)
+    assert work.kept(tmp_path, "m", 1) == before != work.kept(tmp_path, "other/m", 1)
+    monkeypatch.setattr(work, "__version__", "0.0.0")
+    assert work.kept(tmp_path, "m", 1) != before
+
+
+def test_other_tokens_are_other_targets(tmp_path: Path) -> None:
+    """Searches of another length, or under other settings, are not read."""
+    words = ["--work", str(tmp_path)]
+    folders = {
+        targets._folder(targets._parse([*words, *more]))
+        for more in ([], ["--tokens", "1e5"], ["--set", "seed=1"], ["--rounds", "5"])
+    }
+    assert len(folders) == 3, "rounds only measure"
+
+
 def test_a_row_that_fails_is_measured_again(tmp_path: Path) -> None:
-    work = Work(tmp_path, "m", None)
+    rows = Work(tmp_path, "m", None)
     with pytest.raises(RuntimeError):
-        work.row("x", _fails)
-    assert work.row("x", lambda: {"a": 1.0}) == {"a": 1.0}
+        rows.row("x", _fails)
+    assert rows.row("x", lambda: {"a": 1.0}) == {"a": 1.0}
 
 
 def _fails() -> dict[str, float]:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from autoprune.bench.search.methods import Method
+from autoprune.bench.work import kept
 from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.progress import Progress
 from autoprune.run.finals import chosen
 from autoprune.run.targets import PHASE
-from autoprune.space import Candidate, digest
+from autoprune.space import Candidate
 
 STITCHED = (0.9, 0.775, 0.65, 0.525, 0.4)  # of a method that works at one budget: its front
 QUIET = ("latency.mode=off", "quiet=true")
@@ -45,8 +46,8 @@ class Setting:
 
     @property
     def folder(self) -> Path:
-        """Where its runs are kept; other settings have another."""
-        return Path(self.work).absolute() / f"{self.name}-{digest(self.overrides)[:8]}"
+        """Where its runs are kept."""
+        return kept(self.work, self.name, self.overrides)
 
 
 @dataclass(frozen=True)

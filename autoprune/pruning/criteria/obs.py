@@ -54,6 +54,11 @@ class Left:
     W^T W.
     """
 
+    _left: Tensor  # which of the units have left since then [units]
+    _rows: Tensor  # P of these [removed, d]
+    _shares: Tensor  # S
+    _owns: Tensor  # W_R [out, removed]
+
     def __init__(self, second: Tensor, weight: Tensor, units: int) -> None:
         """As `obs_order`."""
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(second.double()))
@@ -67,7 +72,7 @@ class Left:
 
     def scores(self) -> Tensor:
         """What every unit's removal costs [units]; infinite for those that have left since `settle`."""
-        cost = torch.linalg.solve(self._blocks, self._grams).diagonal(dim1=1, dim2=2).sum(1)
+        cost: Tensor = torch.linalg.solve(self._blocks, self._grams).diagonal(dim1=1, dim2=2).sum(1)
         return cost.masked_fill_(self._left, torch.inf)
 
     def remove(self, leaving: Tensor) -> None:
@@ -81,9 +86,10 @@ class Left:
         self._rows, self._shares = torch.cat([self._rows, rows]), torch.cat([self._shares, share])
         self._owns = torch.cat([self._owns, own], 1)
         self._left[leaving] = True
-        self._blocks[leaving] = torch.eye(
+        regular = torch.eye(
             self._size, dtype=own.dtype, device=own.device
-        )  # solves stay regular
+        )  # what has left is solved for, too
+        self._blocks[leaving] = regular
         if len(self._rows) >= SETTLE:
             self.settle()
 
@@ -99,11 +105,9 @@ class Left:
 
     def _empty(self) -> None:
         self._left = torch.zeros_like(self.units, dtype=torch.bool)
-        self._rows = self.inverse.new_empty(
-            0, len(self.inverse)
-        )  # P, then S, of what has left since [removed, d]
+        self._rows = self.inverse.new_empty(0, len(self.inverse))
         self._shares = torch.empty_like(self._rows)
-        self._owns = self.weight.new_empty(len(self.weight), 0)  # W_R [out, removed]
+        self._owns = self.weight.new_empty(len(self.weight), 0)
 
     def _update(self, rows: Tensor, share: Tensor, cross: Tensor, gram: Tensor) -> None:
         """Blocks of P^T S, and of W^T W where W loses W_R S; all [removed, d] but W_R^T W_R."""

@@ -31,8 +31,12 @@ def cost(second: Tensor, weight: Tensor, kept: list[int], size: int) -> float:
     return float(torch.einsum("oi,ij,oj->", weight - best, second, weight - best))
 
 
+@pytest.mark.parametrize("settle", [1, 9, 1000])
 @pytest.mark.parametrize("size", [1, 4])
-def test_each_step_removes_the_unit_that_is_cheapest_to_lose(size: int) -> None:
+def test_each_step_removes_the_unit_that_is_cheapest_to_lose(
+    size: int, settle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obs, "SETTLE", settle)
     second, weight = problem(size)
     order = obs_order(second, weight, UNITS).tolist()
     for kept in range(UNITS - 1, 0, -1):

@@ -41,7 +41,7 @@ def additive(
     weak = np.sqrt(RIDGE * len(t)) * np.eye(count)  # decides what the measurements do not
     low = np.where(free & ~follows, -np.inf, 0.0)
     system, target = np.vstack([rows / scale, weak]), np.concatenate([np.ones_like(t), np.zeros(count)])
-    solution = lsq_linear(system, target, (low, np.inf), method="bvls").x
+    solution = np.maximum(lsq_linear(system, target, (low, np.inf), method="bvls").x, low)  # but for rounding
     found = np.where(np.abs(rows).max(axis=0) > 0, solution / scale, 0.0)
     return [float(value) for value in steps @ found]
 

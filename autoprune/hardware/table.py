@@ -223,5 +223,5 @@ def _check(table: LatencyTable) -> None:
         before = 0.0
         for part, entry in zip(parts, table.entries, strict=True):
             low = before if part.after else float("-inf") if part.signed else 0.0
-            if (before := entry.ms[metric]) < low - 1e-9 or table.base_ms[metric] < 0:
+            if (before := entry.ms[metric]) < low - 1e-9 or table.base_ms[metric] < -1e-9:
                 raise ValueError

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autoprune.errors import MeasurementError, SettingError, SpaceError
@@ -73,6 +74,23 @@ def test_parts_are_found_again_and_never_fall_below_zero() -> None:
     rising = additive([[1, 1, 0], [1, 0, 1], [1, 0, 0]], [3.0, 2.0, 1.0], after=[False, False, True])
     assert rising[2] >= rising[1] > 0
     assert additive([[1, 0], [1, 0]], [2.0, 2.0]) == pytest.approx([2.0, 0.0])
+
+
+@pytest.mark.parametrize("seed", [108, 173, 208])
+def test_parts_are_at_least_zero_to_the_last_bit(seed: int) -> None:
+    """The solver's own solutions of these were below it by rounding, and no such table could be read again."""
+    rng = np.random.default_rng(seed)
+    amounts = rng.integers(0, 4, (14, 9)).astype(float)
+    parts = np.where(rng.random(9) < 0.5, 0, rng.random(9))
+    measured = amounts @ parts * (1 + 0.05 * rng.standard_normal(14)) + 0.01
+    assert min(additive(amounts.tolist(), measured.tolist())) >= 0
+
+
+def test_a_base_below_zero_by_rounding_is_read(table: LatencyTable) -> None:
+    rounded = replace(table, base_ms={"prefill": -2e-18, "decode": 0.1})
+    assert LatencyTable.from_json(rounded.to_json()) == rounded
+    with pytest.raises(SettingError, match="not a latency table"):
+        LatencyTable.from_json(replace(table, base_ms={"prefill": -0.1, "decode": 0.1}).to_json())
 
 
 def test_json_keeps_every_bit(table: LatencyTable, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.objective import Array, Constraint
+from autoprune.silence import silent_stdout
 from autoprune.space import CostTable
 
 STATES = 1 << 15
@@ -178,13 +179,14 @@ def _milp(
         room = constraint.bound + SLACK / 2 * max(1.0, abs(constraint.bound)) - table.base - less
         limits.append(LinearConstraint(row[None, :] / unit, -np.inf, room / unit))
     objective = np.concatenate([np.asarray(v, float)[o] for v, o in zip(values, options, strict=True)])
-    done = milp(
-        objective,
-        integrality=np.ones(len(objective)),
-        bounds=Bounds(0, 1),
-        constraints=limits,
-        options={"mip_rel_gap": 0.0},
-    )
+    with silent_stdout():  # HiGHS tells of its steps now and then, whatever it is asked
+        done = milp(
+            objective,
+            integrality=np.ones(len(objective)),
+            bounds=Bounds(0, 1),
+            constraints=limits,
+            options={"mip_rel_gap": 0.0},
+        )
     if done.x is None:
         return None
     picked = [int(np.argmax(done.x[a:b])) for a, b in zip(starts, starts[1:], strict=False)]

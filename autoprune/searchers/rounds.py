@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -116,9 +116,19 @@ class Rounds(Scripted):
         space, rng = self.problem.space, step_rng(self.problem.seed, 0)
         count = SEEDS if limits.additive else JOINT_SEEDS
         seeds = limits.largest(self.problem.seeds, count)
-        suggested = (self.problem.around, limits.optimum(self._effects), *seeds)
+        suggested = (self.problem.around, limits.optimum(self._effects), *self._held(limits), *seeds)
         offered = list(dict.fromkeys(c for c in suggested if c is not None))
         return offered or [space.repair(space.dense, limits.constraints, rng)]
+
+    def _held(self, limits: Limits) -> Iterator[Candidate | None]:
+        """Where costs do not add up, also the optimum with one kind of genes left alone: those of the others may."""
+        kinds = () if limits.additive else dict.fromkeys(g.setting for g in self.problem.space.genes)
+        base = self.problem.base.indices()
+        for kind in kinds:
+            rows = zip(self.problem.space.genes, self._effects, base, strict=True)
+            yield limits.optimum(
+                [e if g.setting != kind else np.where(np.arange(len(e)) == i, e, np.inf) for g, e, i in rows]
+            )
 
     def _play(self, anchor: Anchor) -> Play:
         """One round at a budget; whether there was anything to try."""

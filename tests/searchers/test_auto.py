@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from autoprune.errors import SettingError
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.problem import Problem
-from autoprune.space import Candidate
+from autoprune.space import Candidate, CostTable
+from autoprune.sublayers import SublayerSpace
 from tests.contracts import SearcherContract
 from tests.searchers.methods import make_auto, make_random
 from tests.tabular import KL, PARAMS, SHAPE, Tabular, drive, structured_space, tabular_problem
@@ -131,3 +133,35 @@ def test_mistakes_are_refused(bounds: dict[str, str], settings: dict[str, Any], 
 def test_without_budget_and_cost_it_says_what_to_set() -> None:
     with pytest.raises(SettingError, match="search=auto needs a constraint, or a cost"):
         make_auto(tabular_problem({}, (KL,)))
+
+
+class _Coupled(SublayerSpace):
+    """Once any KV groups are gone, decoding takes much longer, however many: no sum over genes says so."""
+
+    def cost(self, candidate: Candidate) -> Mapping[str, float]:
+        whole = zip(self.genes, candidate.indices(), self.dense.indices(), strict=True)
+        cut = any(g.setting == "kv_groups" and value < last for g, value, last in whole)
+        found = dict(super().cost(candidate))
+        return {**found, "decode": found["decode"] * (3 if cut else 1)}
+
+    def cost_table(self, metric: str) -> CostTable | None:
+        return None
+
+
+def test_where_costs_do_not_add_up_it_also_starts_with_one_kind_of_genes_left_alone() -> None:
+    plain = structured_space(dataclasses.replace(SHAPE, blocks=12))
+    space = _Coupled(plain.genes, plain.full, plain.costs)
+    problem = tabular_problem({"params": "0.7x", "decode": "1x"}, (KL, PARAMS), space=space)
+    evaluate, searcher = Tabular(plain), make_auto(problem)
+    while not searcher._anchors:
+        searcher.tell([evaluate(p) for p in searcher.ask(8)])
+    top, whole = space.dense.indices(), [g.setting == "kv_groups" for g in space.genes]
+    fitting = [
+        c
+        for c in searcher._opening(searcher._budgets[0])
+        if not any(k.violation(space.cost(c)) for k in problem.constraints)
+    ]
+    assert (first := min(fitting, key=evaluate.loss)) not in problem.seeds
+    best = first.indices()
+    assert all(value == last for value, last, held in zip(best, top, whole, strict=True) if held)
+    assert any(value < last for value, last in zip(best, top, strict=True))

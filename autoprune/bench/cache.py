@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoprune.bench.table import count, parser, publish, spread
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _searched(options: argparse.Namespace, policy: str, seed: int, settings: Seq
     from autoprune.ledger import FILE
     from autoprune.space import Plan
 
-    made = kept(options.work, options.model, options.data, options.tokens, options.settings)
+    made = work_folder(options.work, options.model, options.data, options.tokens, options.settings)
     folder = made / f"{policy}-{options.ratio:g}-{seed}"
     if not (folder / FILE).is_file():
         search(

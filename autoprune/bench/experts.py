@@ -18,7 +18,7 @@ import numpy as np
 
 from autoprune.api import resume, search
 from autoprune.bench.table import count, parser, publish
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.config import compose
 from autoprune.evaluation import Failure
 from autoprune.export.checkpoint import PLAN_FILE
@@ -89,7 +89,7 @@ def _uniform(options: argparse.Namespace, criterion: str, seed: int) -> tuple[fl
 
 
 def _searched(options: argparse.Namespace, method: str, seed: int) -> tuple[float, Plan]:
-    made = kept(options.work, options.model, options.data, options.tokens, options.ratio)
+    made = work_folder(options.work, options.model, options.data, options.tokens, options.ratio)
     folder = made / f"{method}-{seed}"
     if (folder / FILE).is_file() and not (folder / "best").is_dir():
         resume(folder)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.bench.table import count, parser, publish, spread
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.objective import Array, Split
 
 SPACES: Mapping[str, tuple[str, ...]] = {
@@ -67,7 +67,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 def _found(options: argparse.Namespace, target: float, space: str, seed: int) -> Found:
     from autoprune.run.folder import load_settings
 
-    made = kept(options.work, options.model, options.data, options.tokens, options.set)
+    made = work_folder(options.work, options.model, options.data, options.tokens, options.set)
     folder = made / f"{space}-{target:g}-{seed}"
     row = _searched(options, target, space, seed, folder)
     return Found(row, _tested(load_settings(folder, trust=False), str(row["plan"])))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from autoprune.bench.table import count, parser, publish
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.run.folder import write_json
 from autoprune.space import Plan, digest
 
@@ -70,7 +70,7 @@ def _rows(parts: Parts, options: argparse.Namespace, progress: Progress) -> list
     assert recovery is not None, "main asks for one"
     setting = setting_of(parts, recovery)
     dense = setting.scoring.score(parts.loaded.model, setting.test)["perplexity"]
-    work = kept(options.work, options.model, options.data, options.tokens, options.steps)
+    work = work_folder(options.work, options.model, options.data, options.tokens, options.steps)
     rows = []
     for name, plan in _plans(parts, options, work).items():
         for seed in range(options.seeds):

@@ -20,7 +20,7 @@ import torch
 
 from autoprune.api import load, resume, search
 from autoprune.bench.table import parser, publish
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.errors import SettingError
 from autoprune.front import Front
 from autoprune.ledger import FILE, Ledger
@@ -70,7 +70,7 @@ def random_targets(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    return kept(options.work, options.model, options.data, options.tokens, options.set)
+    return work_folder(options.work, options.model, options.data, options.tokens, options.set)
 
 
 def _drawn(options: argparse.Namespace) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from autoprune.space import digest
 Row = dict[str, float]
 
 
-def kept(root: str | Path, model: str, *settings: Any) -> Path:
+def work_folder(root: str | Path, model: str, *settings: Any) -> Path:
     """The folder of one model under these settings; other settings, and other versions of autoprune, have another."""
     return Path(root).absolute() / f"{Path(model).name}-{digest([__version__, model, *settings])[:8]}"
 
@@ -23,7 +23,7 @@ class Work:
     """Rows of figures in such a folder, a file each."""
 
     def __init__(self, root: str | Path, model: str, settings: Any) -> None:
-        self.folder = kept(root, model, settings)
+        self.folder = work_folder(root, model, settings)
 
     def row(self, name: str, measure: Callable[[], Mapping[str, float]]) -> Row:
         """The figures of a row by column, measured when there are none yet."""

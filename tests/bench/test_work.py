@@ -25,10 +25,10 @@ def test_a_row_is_measured_once_and_other_settings_are_other_rows(tmp_path: Path
 
 def test_another_version_makes_all_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table must not tell as ours what an older one has searched."""
-    before = work.kept(tmp_path, "m", 1)
-    assert work.kept(tmp_path, "m", 1) == before != work.kept(tmp_path, "other/m", 1)
+    before = work.work_folder(tmp_path, "m", 1)
+    assert work.work_folder(tmp_path, "m", 1) == before != work.work_folder(tmp_path, "other/m", 1)
     monkeypatch.setattr(work, "__version__", "0.0.0")
-    assert work.kept(tmp_path, "m", 1) != before
+    assert work.work_folder(tmp_path, "m", 1) != before
 
 
 def test_other_tokens_are_other_targets(tmp_path: Path) -> None:

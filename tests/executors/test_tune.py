@@ -90,7 +90,7 @@ def test_training_helps(made: Parts, tmp_path: Path) -> None:
 
 def test_a_killed_driver_s_trial_goes_on(made: Parts, folder: Path, nodes: Nodes, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    often = {"TUNE_GLOBAL_CHECKPOINT_S": "0.1"}  # else the training may be over before Tune has noted it
+    often = {"TUNE_GLOBAL_CHECKPOINT_S": "0.1"}  # seconds: Tune notes at once what there is
     driver = forking.start(log, often, train, folder, nodes.address)
     deadline, kept = time.monotonic() + 120, Path(spec_of(made).cache) / ".tune"
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +129,22 @@ def test_a_thinned_front_keeps_the_bound_and_loses_little(monkeypatch: pytest.Mo
             sum(v[o] for v, o in zip(values, c, strict=True)) for c in (best, thinned, reference)
         )
         assert low - 1e-9 <= value <= high + 1e-9
+
+
+def test_what_the_solver_writes_stays_out_of_the_output(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from scipy import optimize
+
+    solve = optimize.milp
+
+    def chatty(*given: Any, **settings: Any) -> Any:
+        ctypes.CDLL(None).puts(b"tmpSolver.run();")
+        return solve(*given, **settings)
+
+    monkeypatch.setattr(optimize, "milp", chatty)
+    values, table = instance("real", 0)
+    bound = Constraint("a", table.dense * 0.9)
+    assert minimise_jointly(values, (table, table), (bound, bound)) is not None
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == ""

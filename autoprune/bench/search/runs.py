@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from autoprune.bench.search.methods import Method
-from autoprune.bench.work import kept
+from autoprune.bench.work import work_folder
 from autoprune.ledger import FILE, Ledger, holds_run
 from autoprune.progress import Progress
 from autoprune.run.finals import chosen
@@ -47,7 +47,7 @@ class Setting:
     @property
     def folder(self) -> Path:
         """Where its runs are kept."""
-        return kept(self.work, self.name, self.overrides)
+        return work_folder(self.work, self.name, self.overrides)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Dense linear maps on whatever runs them fastest here: kernels for few tokens, oneDNN for many in fp32, else torch."""
+"""Dense linear maps on whatever runs them fastest here: kernels for few tokens, fp32 on oneDNN for many, else torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FEW = 4  # tokens of the kernels: beyond, a matrix product is faster
 class DenseLinear(nn.Linear):
     """A linear map with the parameters of another one: saved, tied and trained like that one.
 
-    Up to FEW tokens run on the kernel where `few`, and `many` tokens or more on oneDNN (fp32; None: never). All else
-    runs on torch: other devices and dtypes, autocast, and whatever needs gradients.
+    Up to FEW tokens run on the kernel where `few`, and `many` tokens or more in fp32 on oneDNN (None: never), a bf16
+    matrix, too: processors that multiply no bf16 themselves take many times as long over it. All else runs on torch:
+    other devices and dtypes, autocast, and whatever needs gradients.
     """
 
     def __init__(self, linear: nn.Linear, few: bool = True, many: int | None = None) -> None:
@@ -28,7 +29,7 @@ class DenseLinear(nn.Linear):
         self.out_features, self.in_features = linear.weight.shape
         self.weight, self.bias = linear.weight, linear.bias
         self.few = few and not native.missing()
-        self.many = many
+        self.many, self.onednn = many, has_onednn()
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., columns] to [..., rows]."""
@@ -38,7 +39,7 @@ class DenseLinear(nn.Linear):
             out: Tensor = torch.ops.autoprune.dense_linear(x, self.weight)
             return out if self.bias is None else out.add_(self.bias)
         if self.many is not None and x.numel() >= self.many * self.in_features:
-            return by_onednn(x, self.weight, self.bias)
+            return by_fp32(x, self.weight, self.bias, self.onednn)
         return functional.linear(x, self.weight, self.bias)
 
 
@@ -57,6 +58,12 @@ def trained(x: Tensor) -> bool:
 def has_onednn() -> bool:
     """Whether torch was built with oneDNN and may use it."""
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def by_fp32(x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+    """The product in fp32, by oneDNN or torch, rounded once, to the dtype of x, at the end."""
+    product = by_onednn if onednn else functional.linear
+    return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

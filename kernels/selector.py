@@ -25,7 +25,7 @@ from autoprune.hardware.timing import interleaved
 
 GAIN = 1.05  # a kernel must be faster than the library by this much
 FEW, MANY = 1, 128  # tokens that stand for decoding and for reading a prompt
-PROMPTS = (8, 32, MANY)  # from which of these numbers of tokens on oneDNN runs a dense matrix
+PROMPTS = (8, 32, MANY)  # from which of these numbers of tokens on a dense matrix runs in fp32 on oneDNN
 LIMIT = 8  # fewer tokens than this count as few
 SMALLEST = 1 << 10  # weights of a dense matrix: below, no choice is worth its measurement
 STEP = 5  # per cent: densities are rounded to it
@@ -128,7 +128,7 @@ class Selector:
         there = linear.weight.dtype in DTYPES and rows * columns >= SMALLEST
         if not there or (tokens == FEW and native.missing()):
             return 0.0
-        if tokens != FEW and (linear.weight.dtype != torch.float32 or not has_onednn()):
+        if tokens != FEW and linear.weight.dtype == torch.float32 and not has_onednn():
             return 0.0
         size = f"{_about(rows)}x{_about(columns)}"
         return self._known(f"dense {linear.weight.dtype} {size} {tokens}", linear, tokens)

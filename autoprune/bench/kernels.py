@@ -5,8 +5,10 @@ the cache (128 MB of copies in turn, at most 64); ours, and what is only read, s
 loaded model. GB/s are the bytes of values and index, `of stream` is their share of what reading alone reaches, the byte
 roofline. Many tokens: packing of the activations included; `of peak` is the share of what the processor can multiply
 and add at best that the kept weights of 512 tokens reach, the FLOP roofline. `F.linear` is torch's bf16 product
-(oneDNN); `best dense` is the faster of it and our own dense kernel. The baseline of int8 is torch's own dynamically
-quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours round each token to 8 bits too.
+(oneDNN); `best dense` is the faster of it and our own dense kernel, `none, in fp32` the dense product of many tokens by
+oneDNN in fp32, conversion of both sides included (what runs where it is faster, see docs/kernels.md). The baseline of
+int8 is torch's own dynamically quantised linear map (`quantized::linear_dynamic`, engine x86, fp32 in and out); ours
+round each token to 8 bits too.
 Correctness is tested elsewhere, here once more by float64. With more threads than one only the first table is made,
 each product on one thread and on so many, in turn, by the clock on the wall.
 """
@@ -33,6 +35,7 @@ from autoprune.hardware.timing import Samples, interleaved
 ONE, SEVERAL = "results/kernels/cpu.md", "results/kernels/threads.md"
 SIZES = ("2048x2048", "4096x11008")
 GONE = (50, 70, 90)  # per cent
+IN_FP32 = "none, in fp32"
 TOKENS = (16, 64, 128, 512)
 COLD = 128 << 20  # bytes of copies in turn
 MOST = 64  # copies
@@ -58,7 +61,12 @@ def main(args: Sequence[str]) -> None:
         return
     lines = [f"{native.instructions()}; {options.threads} thread(s); torch {torch.__version__}.", ""]
     lines += ["## One token", "", *_one_token(options)]
-    lines += ["", "## Many tokens: time of F.linear over that of 8x2 blocks", "", *_many_tokens(options)]
+    lines += [
+        "",
+        "## Many tokens: time of F.linear over that of 8x2 blocks, and of a dense matrix in fp32",
+        "",
+    ]
+    lines += _many_tokens(options)
     lines += ["", "## One token, int8", "", *int8_lines(options, sizes_of(options.sizes))]
     lines += ["", "## fp32: time of F.linear over that of others", ""]
     lines += fp32_lines(options, sizes_of(options.sizes))
@@ -148,27 +156,32 @@ def _one_lines(size: str, layers: Layers, found: Mapping[str, Samples]) -> list[
 
 
 def _many_tokens(options: argparse.Namespace) -> list[str]:
+    from autoprune.kernels.dense import by_fp32, has_onednn
+
     lines = [head("size", "gone", *(f"{t} tokens" for t in TOKENS), "geometric mean", "smallest", "of peak")]
     for rows, columns in sizes_of(options.sizes):
-        layers: dict[int, Any] = {g: sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE}
+        packed: dict[str, Any] = {
+            f"{g} %": sparse(matrix(rows, columns, "blocks", g), "blocks") for g in GONE
+        }
         weight = torch.randn(rows, columns).to(torch.bfloat16)
-        ratios: dict[int, list[float]] = {g: [] for g in GONE}
+        wide = partial(by_fp32, weight=weight, bias=None, onednn=has_onednn())
+        layers = {IN_FP32: wide} | packed
+        ratios: dict[str, list[float]] = {name: [] for name in layers}
         for tokens in TOKENS:
             x = torch.randn(tokens, columns).to(torch.bfloat16)
             calls: dict[str, Call] = {"F.linear": partial(functional.linear, x, weight)}
-            calls |= {str(g): partial(layer, x) for g, layer in layers.items()}
+            calls |= {name: partial(layer, x) for name, layer in layers.items()}
             calls["peak"] = partial(torch.ops.autoprune.products, PRODUCTS, True)
             found = timed(calls, options)
-            for g in GONE:
-                ratios[g].append(found["F.linear"].over(found[str(g)]).median)
+            for name, row in ratios.items():
+                row.append(found["F.linear"].over(found[name]).median)
         peak = torch.ops.autoprune.products(PRODUCTS, True) / found["peak"].median
-        for g, row in ratios.items():
-            speed = 2 * TOKENS[-1] * layers[g].kept / found[str(g)].median
+        for name, row in ratios.items():
+            kept = packed[name].kept if name in packed else weight.numel()
+            share = _share(2 * TOKENS[-1] * kept / found[name].median, peak)
             mean = math.exp(float(np.mean(np.log(row))))
             cells = " | ".join(f"{r:.2f}" for r in row)
-            lines.append(
-                f"| {rows}x{columns} | {g} % | {cells} | {mean:.2f} | {min(row):.2f} | {_share(speed, peak)} |"
-            )
+            lines.append(f"| {rows}x{columns} | {name} | {cells} | {mean:.2f} | {min(row):.2f} | {share} |")
     return lines
 
 

@@ -37,7 +37,7 @@ def test_single_matrices(tmp_path: Any, capsys: Any) -> None:
     assert "autoprune bench kernels --sizes 64x128" in table
     for row in ("reading alone", "F.linear", "ours", "8x2 blocks, 90 % gone", "bitmap, 50 % gone"):
         assert f"| 64x128 | {row} |" in table
-    assert "| 64x128 | 70 % |" in table
+    assert "| 64x128 | 70 % |" in table and "| 64x128 | none, in fp32 |" in table
     assert "| 64x128 | torch, dynamically quantised |" in table and "| 64x128 | our kernel |" in table
 
 

@@ -73,6 +73,20 @@ def test_prompts_in_fp32_run_on_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(layer(x[0]), stock(x[0])) and asked == [1]
 
 
+@pytest.mark.parametrize("onednn", [True, False])
+def test_prompts_in_bf16_run_in_fp32_and_are_rounded_once(
+    monkeypatch: pytest.MonkeyPatch, onednn: bool
+) -> None:
+    monkeypatch.setattr(dense, "has_onednn", lambda: onednn and torch.backends.mkldnn.is_available())
+    stock, x = linear(torch.bfloat16), torch.randn(9, 64).bfloat16()
+    layer = DenseLinear(stock, few=False, many=8)
+    exact = x.double() @ stock.weight.double().t() + stock.bias.double()
+    with torch.inference_mode():
+        out = layer(x)
+        assert out.dtype is torch.bfloat16 and torch.equal(layer(x[:7]), stock(x[:7]))
+    assert torch.allclose(out.double(), exact, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_any_leading_shape_and_strides(kernels: Any, dtype: torch.dtype) -> None:
     stock = linear(dtype)
@@ -195,7 +209,8 @@ def test_the_selector_leaves_what_gains_too_little(tmp_path: Path) -> None:
     assert chosen.few is not bool(native.missing()) and set(asked) <= {1, *PROMPTS}
     assert Selector(cache=Cache(tmp_path / "b"), measure=lambda *_: 1.0).dense(stock) is stock
     narrow = linear(torch.bfloat16, 128, 256)
-    assert Selector(cache=Cache(tmp_path / "c"), measure=lambda layer, tokens: 2.0).dense(narrow).many is None  # type: ignore[union-attr]
+    wide = Selector(cache=Cache(tmp_path / "c"), measure=measure).dense(narrow)
+    assert isinstance(wide, DenseLinear) and wide.many == 32
 
 
 def test_small_matrices_and_other_dtypes_are_not_even_measured(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`precision=`: what a search's evaluations compute in. Only what sublayers multiply is ever in bf16."""
+"""Precisions of products: `precision=` of a search's evaluations, and where bf16 is fast. Only sublayers are in it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def sublayer(device: torch.device) -> AbstractContextManager[object]:
     if _products.get() == FULL:
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def fast_in_half(device: torch.device) -> bool:
+    """Whether bf16 products are no slower than fp32 ones: GPUs, and processors for which oneDNN has kernels of its own.
+
+    Others, those without AVX512 among them, take about ten times as long.
+    """
+    import torch
+
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def exact(device: torch.device) -> AbstractContextManager[object]:

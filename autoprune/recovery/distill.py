@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import SettingError, nearest
+from autoprune.precision import fast_in_half
 from autoprune.recovery import state as states
 from autoprune.recovery.lessons import Lessons
 from autoprune.recovery.loss import hidden_error, logit_kl
@@ -21,7 +22,7 @@ from autoprune.recovery.state import State
 
 Judge = Callable[[nn.Module], float]
 Watch = Callable[[int, str], None]
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32")
 BETAS = (0.9, 0.95)
 LOWEST = {"steps": 0, "batch": 1, "check_every": 1, "save_every": 1, "points": 0, "weight_decay": 0.0}
 
@@ -33,7 +34,8 @@ class Distill:
     AdamW on fp32 weights, the learning rate rising over `warmup` (a share of the steps) and then falling to zero as a
     cosine. The loss is KL of the logits plus `hidden` times the error of the block outputs. Of the checks every
     `check_every` steps and at the end, the weights of lowest selection KL are kept. `batch` counts windows a step,
-    `precision` is that of the products, `points` the front points recovered beside best/.
+    `precision` is that of the products (auto: bf16 where that is fast, else fp32), `points` the front points recovered
+    beside best/.
     """
 
     steps: int = 300
@@ -43,7 +45,7 @@ class Distill:
     hidden: float = 16.0
     weight_decay: float = 0.0
     clip: float = 1.0
-    precision: str = "bf16"
+    precision: str = "auto"
     check_every: int = 50
     save_every: int = 50
     points: int = 0
@@ -68,6 +70,10 @@ class Distill:
     def name(self) -> str:
         """What the leaderboard calls it."""
         return "distill"
+
+    def half(self, device: torch.device) -> bool:
+        """Whether products are in bf16."""
+        return self.precision == "bf16" or (self.precision == "auto" and fast_in_half(device))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -173,7 +179,7 @@ class Distiller:
     def _loss(self, ids: Tensor) -> Tensor:
         hidden = self.settings.hidden > 0
         asked = {"input_ids": ids, "use_cache": False, "output_hidden_states": hidden}
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.settings.half(ids.device)):
             with torch.no_grad():
                 wanted = self.teacher(**asked)
             ours = self.student(**asked)

@@ -12,7 +12,7 @@ from autoprune.device import make_do, searched_on, settle
 from autoprune.errors import LedgerError, MeasurementError, SettingError
 from autoprune.ledger import FILE, Ledger, Recorded, holds_run
 from autoprune.objective import Constraint, Fidelity, Objective, Split
-from autoprune.precision import FULL
+from autoprune.precision import FULL, fast_in_half
 from autoprune.run import finals, folder
 from autoprune.run.checks import check_budget, check_dense, estimate
 from autoprune.run.choosing import shared_of
@@ -117,6 +117,8 @@ def _begin(
     ledger = Ledger.create(path / FILE, {**_identity(run), **where, **origin})
     if (precision := precision_of(cfg)) != FULL:
         ledger.event("note", text=ROUNDED.format(precision))
+        if not fast_in_half(run.parts.device):
+            progress.say(f"precision={precision} is slow here: this processor multiplies no bf16 itself")
     if run.parts.given is not None:
         base, width = run.space.cost(run.space.dense), run.parts.adapter.shape.hidden
         ledger.event("note", text=run.parts.given.told(base, width, int(cfg.window)))

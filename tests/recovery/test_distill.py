@@ -200,3 +200,11 @@ def test_the_defaults_of_the_settings_file(root: Path) -> None:
     written = yaml.safe_load((root / "conf" / "recovery" / "distill.yaml").read_text())
     assert written.pop("_target_") == "autoprune.recovery.distill.Distill"
     assert {**written, "learning_rate": float(written["learning_rate"])} == vars(Distill())
+
+
+def test_products_are_in_bf16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for fast in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda fast=fast: fast)
+        halves = [Distill(precision=word).half(cpu) for word in ("auto", "bf16", "fp32")]
+        assert halves == [fast, True, False] and Distill().half(gpu)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autoprune.space import KEEP, PREFILL, SublayerPlan
+from autoprune.space import KEEP, PREFILL, PROMPT, SublayerPlan
 
 FULL = "kv_full"  # in a plan: the value of the policy's own setting at which the cache keeps everything
 
@@ -111,7 +111,12 @@ def held_values(plan: SublayerPlan, head_dim: int, tokens: int) -> int:
 def decodes_otherwise(settings: Iterable[str]) -> bool:
     """Whether plan settings of these names change nothing but what follows a prompt."""
     names = set(settings)
-    return caches_less(names) or f"{KEEP}{PREFILL}" in names
+    return caches_less(names) or drops_prompt(names)
+
+
+def drops_prompt(settings: Iterable[str]) -> bool:
+    """Whether plan settings of these names say which prompt tokens a block hands on."""
+    return bool({f"{KEEP}{PREFILL}", f"{KEEP}{PROMPT}"} & set(settings))
 
 
 def caches_less(settings: Iterable[str]) -> bool:

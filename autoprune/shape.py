@@ -9,7 +9,7 @@ from typing import Literal
 
 from autoprune.kv_policy import held_values
 from autoprune.patterns import masks_of, stored_bytes
-from autoprune.space import KEEP, Plan, SublayerPlan, token_keep
+from autoprune.space import KEEP, PROMPT, Plan, SublayerPlan, token_keep
 
 PAGERANK_STEPS = 5
 Task = Literal["text", "sentences", "images"]  # what a model reads: text to go on with, or items to classify
@@ -64,7 +64,8 @@ class AnalyticCosts:
 
     `params` counts what is inside blocks (norms included; a sublayer that is gone takes its norm along),
     `params_total` everything; `flops` is one prefill of `tokens` tokens with 2 FLOPs per multiply-add in matrix
-    products, head included; `kv_bytes` is the cache at a context of `tokens`, cut to what its policy keeps; `bytes` is
+    products, head included; `kv_bytes` is the cache at a context of `tokens`, cut to what its policy keeps
+    or, of a prompt of `tokens`, to what is left of it in each block; `bytes` is
     the checkpoint's tensors. Of a mixture of experts `flops` counts the experts that a token uses, and `expert_bytes`
     is what all of them take in the checkpoint, without router and shared expert. Of a masked matrix only kept weights
     count; in `bytes` it is packed, its index included, where that is smaller.
@@ -72,7 +73,7 @@ class AnalyticCosts:
 
     shape: Shape
     tokens: int = 256
-    _passed: dict[tuple[int, SublayerPlan, int], tuple[float, int]] = field(
+    _passed: dict[tuple[int, SublayerPlan, int], tuple[Mapping[str, float], int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -111,28 +112,35 @@ class AnalyticCosts:
         return {name: value for name, value in found.items() if name in self._nothing}
 
     def coupled(self, settings: Collection[str]) -> tuple[str, ...]:
-        """FLOPs depend on the tokens that earlier blocks left over."""
-        return ("flops",) if any(name.startswith(KEEP) for name in settings) else ()
+        """FLOPs, and KV bytes where tokens go for good, depend on the tokens that earlier blocks left over."""
+        found = ("flops",) if any(name.startswith(KEEP) for name in settings) else ()
+        return (*found, "kv_bytes") if f"{KEEP}{PROMPT}" in settings else found
 
     def plan(self, plan: Plan) -> dict[str, float]:
-        """FLOPs of a plan that drops tokens on the way: an attention reads what came in, all else what it left over."""
-        total, tokens = self.base["flops"], self.tokens
+        """What is `coupled` of a plan that drops tokens on the way.
+
+        An attention reads, and where tokens go for good keeps, what came in; all else reads what it left over.
+        """
+        coupled = self.coupled({name for s in plan.sublayers for name, _ in s.settings})
+        total, tokens = {metric: self.base[metric] for metric in coupled}, self.tokens
         for at, sublayer in enumerate(plan.sublayers):
             known = (at // 2, sublayer, tokens)
             if known not in self._passed:
                 self._passed[known] = self._pass(*known)
-            flops, tokens = self._passed[known]
-            total += flops
-        return {"flops": total}
+            costs, tokens = self._passed[known]
+            for metric in coupled:
+                total[metric] += costs[metric]
+        return total
 
-    def _pass(self, block: int, sublayer: SublayerPlan, tokens: int) -> tuple[float, int]:
-        """FLOPs of a sublayer that so many tokens enter, and how many it leaves over."""
-        flops, keep = replace(self, tokens=tokens).sublayer(block, sublayer)["flops"], token_keep(sublayer)
+    def _pass(self, block: int, sublayer: SublayerPlan, tokens: int) -> tuple[Mapping[str, float], int]:
+        """Costs of a sublayer that so many tokens enter, and how many it leaves over."""
+        costs, keep = replace(self, tokens=tokens).sublayer(block, sublayer), token_keep(sublayer)
         if keep is None:
-            return flops, tokens
+            return costs, tokens
         left = kept_count(tokens, keep[1], self.shape.specials)
         heads = int(sublayer.get("kv_groups"))
-        return flops + ranking_flops(keep[0], tokens, tokens - left, heads, self.shape), left
+        ranking = ranking_flops(keep[0], tokens, tokens - left, heads, self.shape)
+        return {**costs, "flops": costs["flops"] + ranking}, left
 
     def _masked(self, plan: SublayerPlan) -> tuple[int, int, int]:
         """Weights that masks leave out, those among them that a token would use, and the bytes that packing saves."""
@@ -241,7 +249,7 @@ def full_plan(shape: Shape) -> Plan:
 
 def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
     """FLOPs of one token after `context` others, which are in the KV cache, counted as `AnalyticCosts` does."""
-    costs = AnalyticCosts(shape, 1)
+    costs, left = AnalyticCosts(shape, 1), context
     total = costs.base["flops"]
     for at, sublayer in enumerate(plan.sublayers):
         if sublayer.gone:
@@ -249,7 +257,9 @@ def decode_flops(shape: Shape, plan: Plan, context: int) -> float:
         total += costs.sublayer(at // 2, sublayer)["flops"]
         if sublayer.kind == "attention":
             window = shape.windows[at // 2] if shape.windows else None
-            cached = context if window is None else min(context, window - 1)
+            cached = left if window is None else min(left, window - 1)
             held = held_values(sublayer, shape.head_dim, cached)
             total += 2.0 * group_heads(shape, sublayer) * held  # `costs` has the token's own
+            keep = token_keep(sublayer)
+            left = kept_count(left, keep[1], shape.specials) if keep and keep[0] == PROMPT else left
     return total

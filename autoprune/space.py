@@ -100,6 +100,7 @@ KEEP = "keep_"  # and the name of a rule: the share of its tokens, in per cent, 
 
 
 PREFILL = "prefill"  # the rule of decoders: for tokens of the prompt, which may come back
+PROMPT = "prompt"  # the same for good: what a block drops, no later token sees from there on
 
 
 def token_keep(plan: SublayerPlan | None) -> tuple[str, int] | None:

@@ -32,6 +32,10 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tokens": ("docs-bert", ("space=[structured,tokens]",)),
     "experts": ("docs-moe", ("space=[structured,experts]",)),
     "prompts": ("docs-llama", ("space=[structured,prefill_tokens]",)),
+    "kept-prompts": (
+        "docs-llama",
+        ("space=[structured,prefill_tokens]", "space.prefill_tokens.returning=false"),
+    ),
     "hidden": ("docs-llama", ("hidden=0.75x", "space=[structured]")),
 }
 

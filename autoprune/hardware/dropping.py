@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoprune.hardware.parts import Flow, Part
 from autoprune.shape import Shape, kept_count
-from autoprune.space import KEEP, PREFILL, Kind, Plan, SublayerPlan, token_keep
+from autoprune.space import KEEP, PREFILL, PROMPT, Kind, Plan, SublayerPlan, token_keep
 
 CHOICES = 2  # of tokens, by steps of decoding: docs-llama, 401 blocks of random plans, see docs/log.md
 
@@ -50,24 +50,67 @@ class PromptTokens:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of the attention seven, of the FFN three."""
-        own = ("slot", "fewer", "fewer groups", "returning", "ranking", "ranking tokens", "ranking left")
+        """Of the attention eight, of the FFN three."""
+        own = (
+            "slot",
+            "fewer",
+            "fewer groups",
+            "pairs",
+            "returning",
+            "ranking",
+            "ranking tokens",
+            "ranking left",
+        )
         names = own if self.kind == "attention" else ("fewer", "returning", "width")
         return tuple(Part(self.kind, f"prompt {name}") for name in names)
 
     def amounts(self, plan: SublayerPlan, metric: str, flow: Flow) -> list[float]:
-        """By the share of the prompt that is in sight; sizes as shares of the full ones."""
+        """By the share of the prompt that is in sight; sizes as shares of the full ones.
+
+        What is read costs in proportion already: of pairs of tokens there are fewer than that.
+        """
         if not flow.dropping:
             return [0.0] * len(self.parts)
+        if metric == "decode":
+            return self.decoding(plan, flow)
         share, fewer, ranked = flow.came, 1 - flow.came, float(token_keep(plan) is not None)
-        decoding = metric == "decode"
-        back = returning(share, self.prompt, self.steps) if decoding else share * fewer
-        some = 1 - math.exp(-back) if decoding else fewer
         if self.kind == "ffn":
-            return [some, back, (back if decoding else fewer) * int(plan.get("width")) / self.shape.ffn]
-        gathered = share * (share < 1) if decoding else fewer
-        groups = gathered * int(plan.get("kv_groups")) / self.shape.kv_groups
-        return [1.0, some, groups, back, ranked, ranked * share, ranked * flow.left]
+            return [fewer, share * fewer, fewer * int(plan.get("width")) / self.shape.ffn]
+        groups = fewer * self._groups(plan)
+        return [
+            1.0,
+            fewer,
+            groups,
+            -share * groups,
+            share * fewer,
+            ranked,
+            ranked * share,
+            ranked * flow.left,
+        ]
+
+    def decoding(self, plan: SublayerPlan, flow: Flow) -> list[float]:
+        """The same of one later token, mean over the steps."""
+        share, ranked = flow.came, float(token_keep(plan) is not None)
+        back = returning(share, self.prompt, self.steps)
+        some = 1 - math.exp(-back)
+        if self.kind == "ffn":
+            return [some, back, back * int(plan.get("width")) / self.shape.ffn]
+        groups, sight = self._groups(plan), share * (share < 1)
+        return [1.0, some, sight * groups, back * groups, back, ranked, ranked * share, ranked * flow.left]
+
+    def _groups(self, plan: SublayerPlan) -> float:
+        return int(plan.get("kv_groups")) / self.shape.kv_groups
+
+
+@dataclass(frozen=True)
+class KeptPromptTokens(PromptTokens):
+    """The same where what is dropped never returns: prefill as there, decoding reads smaller caches."""
+
+    def decoding(self, plan: SublayerPlan, flow: Flow) -> list[float]:
+        """Of an attention its slot, and the pairs that a full cache would have made."""
+        saved = -(1 - flow.came) * self._groups(plan) if self.kind == "attention" else 0.0
+        own = {"prompt slot": 1.0, "prompt pairs": saved}
+        return [own.get(part.name, 0.0) for part in self.parts]
 
 
 def returning(share: float, prompt: int, steps: int) -> float:
@@ -83,7 +126,7 @@ def returning(share: float, prompt: int, steps: int) -> float:
 def flows(plan: Plan, tokens: int, specials: int) -> list[Flow]:
     """What share of so many tokens enters and leaves every sublayer."""
     found, now = list[Flow](), tokens
-    dropping = any((token_keep(s) or ("",))[0] == PREFILL for s in plan.sublayers)
+    dropping = any((token_keep(s) or ("",))[0] in (PREFILL, PROMPT) for s in plan.sublayers)
     for sublayer in plan.sublayers:
         keep = token_keep(sublayer)
         left = now if keep is None else kept_count(now, keep[1], specials)

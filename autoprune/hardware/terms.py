@@ -10,12 +10,12 @@ from itertools import groupby
 import numpy as np
 
 from autoprune.errors import SettingError
-from autoprune.hardware.dropping import PromptTokens, Tokens, drops_tokens
+from autoprune.hardware.dropping import KeptPromptTokens, PromptTokens, Tokens, drops_tokens
 from autoprune.hardware.parts import Flow, Part, Term
 from autoprune.kv_policy import FULL, GENES, policy_of
 from autoprune.patterns import pattern_of
 from autoprune.shape import GROUP_HEADS, Shape, full_plan, matrices
-from autoprune.space import KEEP, KINDS, Kind, SublayerPlan, is_mask
+from autoprune.space import KEEP, KINDS, PROMPT, Kind, SublayerPlan, is_mask
 
 Options = Mapping[str, Sequence[int]]
 SIZES: Mapping[Kind, str] = {"attention": "kv_groups", "ffn": "width"}
@@ -188,8 +188,9 @@ def terms_of(
     widths = _nonzero(options["width"])
     found.append(Experts(shape, tokens, widths, skew) if shape.experts else Sizes("ffn", widths))
     if drops_tokens(options):
+        prompts = KeptPromptTokens if f"{KEEP}{PROMPT}" in options else PromptTokens
         text = shape.task == "text"
-        found += [PromptTokens(shape, kind, prompt, steps) if text else Tokens(shape, kind) for kind in KINDS]
+        found += [prompts(shape, kind, prompt, steps) if text else Tokens(shape, kind) for kind in KINDS]
     return (*found, *_masks(shape, options))
 
 

@@ -20,7 +20,7 @@ from autoprune.models.layout import Layout
 from autoprune.models.linear import linear
 from autoprune.models.prompt_tokens import everyone, handed_on, sight
 from autoprune.shape import Shape
-from autoprune.space import KINDS, PREFILL, Kind, Plan, SublayerPlan, token_keep
+from autoprune.space import KINDS, PREFILL, PROMPT, Kind, Plan, SublayerPlan, token_keep
 
 LAYER_NORM_EPS = 1e-5  # torch's default
 
@@ -106,9 +106,9 @@ class Decoder:
         """Residual plus the sublayer's output; the input state stays as it was."""
         left, keep = replace(state, hidden=self.summed(block, kind, state, weights, plan)), token_keep(plan)
         prompt, tokens = state.prompt_len, state.hidden.shape[1]
-        if keep is None or keep[0] != PREFILL or prompt is None or prompt >= tokens:
+        if keep is None or keep[0] not in (PREFILL, PROMPT) or prompt is None or prompt >= tokens:
             return left
-        return replace(left, alive=self._handed_on(block, state, weights, prompt, keep[1]))
+        return replace(left, alive=self._handed_on(block, state, weights, prompt, keep))
 
     def summed(
         self, block: int, kind: Kind, state: State, weights: Weights, plan: SublayerPlan | None = None
@@ -208,7 +208,9 @@ class Decoder:
             return mask
         return sight(state.alive, _causal(tokens, device) if mask is None else mask)
 
-    def _handed_on(self, block: int, state: State, weights: Weights, prompt: int, percent: int) -> Tensor:
+    def _handed_on(
+        self, block: int, state: State, weights: Weights, prompt: int, keep: tuple[str, int]
+    ) -> Tensor:
         """Prompt tokens in sight of the steps after an attention that drops some, [B, steps, prompt]."""
         batch, tokens, _ = state.hidden.shape
         device = state.hidden.device
@@ -217,7 +219,8 @@ class Decoder:
         seen = _causal(tokens, device) if seen is None else seen
         query, key = (self._heads(name, normed, state, weights) for name in ("q", "k"))
         seen = seen.expand(batch, 1, tokens, tokens)
-        return handed_on(alive, query, key, seen, self._scales[block], percent)
+        rule, percent = keep
+        return handed_on(alive, query, key, seen, self._scales[block], percent, for_good=rule == PROMPT)
 
     def _rows(self) -> dict[str, int]:
         """Rows of what may share a parameter."""

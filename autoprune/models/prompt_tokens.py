@@ -1,9 +1,9 @@
-"""Prompt tokens that blocks drop and later steps bring back (LazyLLM), teacher-forced: prompt and continuation at once.
+"""Prompt tokens that blocks drop, for good or until later steps bring them back (LazyLLM), teacher-forced.
 
-A step is the reading of the prompt (step 0) or one later token. `alive` [B, 1 + later tokens, prompt] says which prompt
-tokens a step has in sight. A token goes through a block at the first step that has it there, and never again, so its
-keys, values and hidden state are the same for all later steps: one pass with one mask computes them all. Tokens that no
-step has are computed and never looked at.
+Prompt and continuation run at once. A step is the reading of the prompt (step 0) or one later token. `alive`
+[B, 1 + later tokens, prompt] says which prompt tokens a step has in sight. A token goes through a block at the first
+step that has it there, and never again, so its keys, values and hidden state are the same for all later steps: one pass
+with one mask computes them all. Tokens that no step has are computed and never looked at.
 """
 
 from __future__ import annotations
@@ -28,18 +28,22 @@ def everyone(batch: int, prompt: int, tokens: int, device: torch.device) -> Tens
     return torch.ones(batch, 1 + tokens - prompt, prompt, dtype=torch.bool, device=device)
 
 
-def handed_on(alive: Tensor, query: Tensor, key: Tensor, seen: Tensor, scale: float, percent: int) -> Tensor:
+def handed_on(
+    alive: Tensor, query: Tensor, key: Tensor, seen: Tensor, scale: float, percent: int, *, for_good: bool
+) -> Tensor:
     """What is left in sight of every step: what its own token looks at most (mean over heads), and the prompt's last.
 
     query [B, heads, T, head_dim], key [B, groups, T, head_dim]; seen [B, 1, T, T]. The share is of the tokens in sight,
-    rounded up.
+    rounded up. `for_good`: the prompt's last token chooses for all steps.
     """
-    prompt = alive.shape[2]
-    asked = query[:, :, prompt - 1 :].unflatten(1, (key.shape[1], -1))
+    prompt, steps = alive.shape[2], alive.shape[1]
+    alive = alive[:, :1] if for_good else alive
+    asking = slice(prompt - 1, prompt - 1 + alive.shape[1])
+    asked = query[:, :, asking].unflatten(1, (key.shape[1], -1))
     scores = asked @ key[:, :, None].transpose(-1, -2) * scale
-    looks = scores.masked_fill(~seen[:, :, None, prompt - 1 :], -torch.inf).softmax(-1)[..., :prompt]
+    looks = scores.masked_fill(~seen[:, :, None, asking], -torch.inf).softmax(-1)[..., :prompt]
     worth = looks.float().mean((1, 2)).masked_fill(~alive, -torch.inf)
     worth[..., -1] = torch.inf
     count = -(-int(alive[0, 0].sum()) * percent // 100)
     best = worth.argsort(dim=-1, descending=True, stable=True)[..., :count]
-    return torch.zeros_like(alive).scatter(-1, best, True)
+    return torch.zeros_like(alive).scatter(-1, best, True).expand(-1, steps, -1)

@@ -30,6 +30,7 @@ PARTS: tuple[tuple[Kind, str, str], ...] = (
     ("attention", "kv_full_groups", "KV groups that keep all tokens"),
     ("attention", "kv_channels", "Channels of old keys"),
     ("attention", "keep_prefill", "Prompt tokens handed on, %"),
+    ("attention", "keep_prompt", "Prompt tokens kept for good, %"),
     ("ffn", "experts", "Experts kept"),
     ("ffn", "experts_per_token", "Experts per token"),
 )

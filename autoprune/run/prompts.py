@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import SettingError, UnsupportedModelError
-from autoprune.kv_policy import Streaming, caches_less, decodes_otherwise, policy_of
+from autoprune.kv_policy import Streaming, caches_less, decodes_otherwise, drops_prompt, policy_of
 from autoprune.shape import GROUP_HEADS
-from autoprune.space import KEEP, PREFILL, SublayerPlan, is_mask
+from autoprune.space import SublayerPlan, is_mask
 from autoprune.sublayers import Settled
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_settings(cfg: DictConfig, parts: Sequence[SpacePart], shape: Shape) ->
         _check_heads(cfg, settings)
     if not decodes_otherwise(settings):
         return
-    if caches_less(settings) and f"{KEEP}{PREFILL}" in settings:
+    if caches_less(settings) and drops_prompt(settings):
         raise SettingError(
             "space: kv_cache and prefill_tokens both say which tokens a step has in sight; leave one out"
         )

@@ -32,12 +32,12 @@ print(json.dumps({"ids": out.sequences.tolist(), "logits": torch.stack(out.logit
 """
 
 
-@pytest.fixture(scope="module")
-def run(given: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run without latencies, joint with sizes."""
+@pytest.fixture(scope="module", params=["true", "false"])
+def run(given: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A finished run without latencies, joint with sizes; dropped tokens return or do not."""
     out: Path = tmp_path_factory.mktemp("prefill") / "run"
     chosen = ("space=[structured,prefill_tokens]", "latency.mode=off", "window=48", "constraints.flops=0.6x")
-    given.search(out, *chosen, objectives=["kl", "flops"])
+    given.search(out, *chosen, f"space.prefill_tokens.returning={request.param}", objectives=["kl", "flops"])
     return out
 
 
@@ -92,6 +92,14 @@ def masked_of(adapter: Any, plan: Plan, weights: Any, ids: torch.Tensor) -> torc
         (
             ["space=[prefill_tokens]", "space.prefill_tokens.keep=[0,50]"],
             "must be whole numbers from 1 to 100",
+        ),
+        (
+            ["space=[prefill_tokens]", "space.prefill_tokens.returning=maybe"],
+            "space.prefill_tokens.returning=maybe must be true or false",
+        ),
+        (
+            ["space=[kv_cache,prefill_tokens]", "space.prefill_tokens.returning=false"],
+            "both say which tokens a step has in sight; leave one out",
         ),
         (["space=[kv_cache,prefill_tokens]"], "both say which tokens a step has in sight; leave one out"),
         (["space=[prefill_tokens]", "prompt_len=31"], "leaves nothing to score in windows of 32 tokens"),

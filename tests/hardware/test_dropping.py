@@ -60,7 +60,7 @@ def test_dropped_prompt_tokens_are_priced_as_whole_plans(shape: Shape, imagined:
                 total += 0.1 + size + back * (0.2 if attention else 0.1 + 0.2 * size)
                 total += 0.4 if cut and attention else 0.0
             else:
-                total += 0.1 + size * came
+                total += 0.1 + size * came + (0.5 * size * came**2 if attention else 0.0)
             total += 0.2 if int(sublayer.get("keep_prefill", 100)) < 100 else 0.0  # ranking
         return total / 1000
 
@@ -77,6 +77,40 @@ def test_dropped_prompt_tokens_are_priced_as_whole_plans(shape: Shape, imagined:
     cut = Plan(tuple(replace(s, settings=_with(s, 50)) for s in whole.sublayers))
     assert plan_cost(cut, found)["prefill"] < 0.6 * plan_cost(whole, found)["prefill"]
     assert plan_cost(cut, found)["decode"] > 1.1 * plan_cost(whole, found)["decode"]
+    assert LatencyTable.from_json(found.to_json()) == found
+
+
+def test_prompt_tokens_that_go_for_good_make_decoding_cheaper(shape: Shape, imagined: Any) -> None:
+    """What a block does not have of the prompt, it does not read."""
+    options = {"kv_groups": (0, 1, 2), "width": (0, 8, 32), "keep_prompt": (25, 50, 75, 100)}
+    llama = replace(shape, blocks=6)
+    space = space_of(llama, options, keep_prompt=100)
+
+    def seconds(plan: Plan, metric: str) -> float:
+        total = 1.0
+        cut = any(0 < int(s.get("keep_prompt", 100)) < 100 for s in plan.sublayers)
+        for sublayer, (came, *_) in zip(plan.sublayers, flows(plan, WORK.prefill_tokens, 0), strict=True):
+            if sublayer.gone:
+                continue
+            attention = sublayer.kind == "attention"
+            size = int(sublayer.get("kv_groups")) / 2 if attention else int(sublayer.get("width")) / 32
+            read = came if metric == "prefill" else 1.0
+            total += 0.1 + size * read + (0.1 if cut and attention else 0.0)
+            total += 0.5 * size * came**2 if attention and metric == "prefill" else 0.0
+            total -= 0.4 * size * (1 - came) if attention and metric == "decode" else 0.0
+        return total / 1000
+
+    found = imagined(llama, space, seconds, options)
+    assert found.coupled(options) == ("prefill", "decode")
+    for plan in random_plans(space, 12, seed=5):
+        for metric in ("prefill", "decode"):
+            assert plan_cost(plan, found)[metric] == pytest.approx(1000 * seconds(plan, metric), rel=0.02)
+    whole = space.decode(space.dense)
+    keep = {"keep_prompt": 50}
+    settings = [tuple((n, keep.get(n, v)) for n, v in s.settings) for s in whole.sublayers]
+    cut = Plan(tuple(replace(s, settings=own) for s, own in zip(whole.sublayers, settings, strict=True)))
+    for metric in ("prefill", "decode"):
+        assert plan_cost(cut, found)[metric] < 0.95 * plan_cost(whole, found)[metric]
     assert LatencyTable.from_json(found.to_json()) == found
 
 

@@ -15,22 +15,24 @@ from autoprune.models.base import State
 from autoprune.models.load import load_model
 from autoprune.models.prompt_tokens import handed_on, sight
 from autoprune.run.stream import dense_logits
-from autoprune.shape import AnalyticCosts
-from autoprune.space import Plan, SublayerPlan, plan_cost
+from autoprune.shape import AnalyticCosts, decode_flops
+from autoprune.space import PREFILL, Plan, SublayerPlan, plan_cost
+from autoprune.space import PROMPT as FOR_GOOD
 from autoprune.supernet import Supernet
 from tests.caching import PROMPT, TOKENS, decoded, masked
 from tests.families import CASES, VOCABULARY, model_of
 
 IDS = torch.randint(VOCABULARY, (3, TOKENS), generator=torch.Generator().manual_seed(5))
 KEEPS = (70, 50, 40)
+RULES = (PREFILL, FOR_GOOD)
 
 
-def plan_of(shape: Any, keeps: tuple[int, ...], groups: int | None = None) -> Plan:
+def plan_of(shape: Any, keeps: tuple[int, ...], groups: int | None = None, rule: str = PREFILL) -> Plan:
     """A plan with these shares; zero takes the attention out."""
     sublayers = []
     for keep in keeps:
         kept = (shape.kv_groups if groups is None else groups) if keep else 0
-        sublayers.append(SublayerPlan.of("attention", kv_groups=kept, keep_prefill=keep))
+        sublayers.append(SublayerPlan.of("attention", **{"kv_groups": kept, f"keep_{rule}": keep}))
         sublayers.append(SublayerPlan.of("ffn", width=shape.ffn))
     return Plan(tuple(sublayers))
 
@@ -39,10 +41,11 @@ def installed(adapter: Any, plan: Plan) -> Any:
     return adapter.install(plan, lambda block, s: adapter.weights(block, s.kind), torch.float32)
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("name", "variant"), CASES)
-def test_scoring_is_decoding_with_the_model_that_drops(name: str, variant: str) -> None:
+def test_scoring_is_decoding_with_the_model_that_drops(name: str, variant: str, rule: str) -> None:
     adapter: Any = adapter_for(model_of(name, variant))
-    plan = plan_of(adapter.shape, KEEPS)
+    plan = plan_of(adapter.shape, KEEPS, rule=rule)
     model = installed(adapter, plan)
     expected, dense = masked(adapter, plan, IDS), dense_logits(adapter)(IDS)
     assert (expected - dense)[:, PROMPT:].abs().amax() > 1e-2  # it does something
@@ -60,14 +63,15 @@ def test_a_token_out_of_sight_stays_out_however_little_the_others_are_looked_at(
     key = torch.zeros(1, 1, 5, 2)
     key[0, 0, 3] = 1e4  # all attention is there: the rest underflows to zero, as what is out of sight does
     seen = sight(alive, torch.ones(5, 5, dtype=torch.bool).tril())
-    left = handed_on(alive, torch.ones(1, 1, 5, 2), key, seen, 1.0, 75)
+    left = handed_on(alive, torch.ones(1, 1, 5, 2), key, seen, 1.0, 75, for_good=False)
     assert left.sum() == 3 and not (left & ~alive).any()
 
 
-def test_blocks_without_attention_and_next_to_nothing_in_sight() -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_blocks_without_attention_and_next_to_nothing_in_sight(rule: str) -> None:
     adapter: Any = adapter_for(model_of("llama", "tied"))
     for keeps in ((0, 40, 30), (40, 0, 100), (1, 1, 1)):
-        plan = plan_of(adapter.shape, keeps)
+        plan = plan_of(adapter.shape, keeps, rule=rule)
         expected = run(adapter, [plan])[0][0]
         found = decoded(installed(adapter, plan), IDS)
         assert (found - expected)[:, PROMPT - 1 :].abs().max() <= 1e-4, keeps
@@ -160,10 +164,12 @@ def test_what_the_newest_token_looks_at_most_stays() -> None:
     query[0, :, 3, 0] = query[0, :, 4, 1] = query[0, :, 5, 0] = 5.0  # the prompt's last, and two steps
     alive = torch.ones(1, 3, 4, dtype=torch.bool)
     seen = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    found = handed_on(alive, query, key, seen, 1.0, 50)
+    found = handed_on(alive, query, key, seen, 1.0, 50, for_good=False)
     assert found[0].int().tolist() == [[0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 0, 1]]
-    nested = handed_on(found, query, key, seen, 1.0, 50)
+    nested = handed_on(found, query, key, seen, 1.0, 50, for_good=False)
     assert nested[0].int().tolist() == [[0, 0, 0, 1]] * 3
+    once = handed_on(alive, query, key, seen, 1.0, 50, for_good=True)
+    assert once[0].int().tolist() == [[0, 1, 0, 1]] * 3
 
 
 def test_a_token_sees_what_its_first_step_has_in_sight() -> None:
@@ -219,6 +225,50 @@ def test_flops_are_those_of_the_tokens_that_are_left(adapter: Any) -> None:
         tokens = left
     assert costs.plan(plan)["flops"] == total < plan_cost(full, costs)["flops"]
     assert plan_cost(plan, costs)["params"] == plan_cost(full, costs)["params"]
+
+
+def test_what_goes_for_good_is_never_seen_again(adapter: Any) -> None:
+    plan = plan_of(adapter.shape, KEEPS, rule=FOR_GOOD)
+    alive = [state.alive for state in states(adapter, plan)][::2]
+    for found, count in zip(alive, (7, 4, 2), strict=True):
+        assert found is not None and set(found.sum(-1).flatten().tolist()) == {count}
+        assert bool((found == found[:, :1]).all()) and bool(found[..., -1].all())
+    returning = masked(adapter, plan_of(adapter.shape, KEEPS), IDS)
+    assert (masked(adapter, plan, IDS) - returning)[:, PROMPT:].abs().amax() > 1e-2
+
+
+def test_caches_hold_what_came_and_a_token_runs_alone(adapter: Any) -> None:
+    """Every block keeps what its attention read; the bytes are those that the costs tell."""
+    plan = plan_of(adapter.shape, KEEPS, rule=FOR_GOOD)
+    model, ids = installed(adapter, plan), IDS[:1]
+    with torch.inference_mode():
+        assert read_by(model, lambda: model(ids[:, :PROMPT], use_cache=True)) == [7, 4, 2]
+        past = model(ids[:, :PROMPT], use_cache=True).past_key_values
+        assert [layer.keys.shape[2] for layer in past.layers] == [PROMPT, 7, 4]
+        values = 2 * sum(layer.keys.numel() for layer in past.layers)
+        costs = plan_cost(plan, AnalyticCosts(adapter.shape, PROMPT))
+        assert costs["kv_bytes"] == adapter.shape.bytes_per_value * values
+        for at in range(PROMPT, TOKENS):
+            token = ids[:, at : at + 1]
+            assert read_by(model, lambda t=token: model(t, past_key_values=past)) == [1, 1, 1]
+        new = TOKENS - PROMPT
+        assert [layer.keys.shape[2] for layer in past.layers] == [PROMPT + new, 7 + new, 4 + new]
+        assert past.get_seq_length() == TOKENS
+    whole = plan_of(adapter.shape, (100, 100, 100), rule=FOR_GOOD)
+    saved = decode_flops(adapter.shape, whole, PROMPT) - decode_flops(adapter.shape, plan, PROMPT)
+    heads = adapter.shape.heads * adapter.shape.head_dim
+    assert saved == 4 * heads * (PROMPT - 7 + PROMPT - 4)
+
+
+def test_steps_can_be_taken_back(adapter: Any) -> None:
+    model, ids = installed(adapter, plan_of(adapter.shape, KEEPS, rule=FOR_GOOD)), IDS[:2]
+    with torch.inference_mode():
+        past = model(ids[:, :PROMPT], use_cache=True).past_key_values
+        past.activate_past_recording()
+        first = model(ids[:, PROMPT : PROMPT + 3], past_key_values=past).logits
+        past.crop(-2)
+        again = model(ids[:, PROMPT + 1 : PROMPT + 3], past_key_values=past).logits
+    assert past.get_seq_length() == PROMPT + 3 and torch.allclose(first[:, 1:], again, atol=1e-5)
 
 
 @pytest.mark.real

@@ -15,16 +15,17 @@ from autoprune.run.finals import baseline_entries
 from autoprune.shape import AnalyticCosts, kept_count
 from autoprune.space import KINDS, Candidate, Plan, plan_cost, token_keep
 from autoprune.sublayers import SpacePart, SublayerSpace, join
-from search_spaces.prefill_tokens import SETTING, PrefillTokens
+from search_spaces.prefill_tokens import FOR_GOOD, SETTING, PrefillTokens
 from search_spaces.structured import Structured
 from tests.tabular import SHAPE
 
 COSTS = AnalyticCosts(SHAPE, 64)
 
 
-def space(structured: bool = False) -> SublayerSpace:
+def space(structured: bool = False, returning: bool = True) -> SublayerSpace:
     """Of SHAPE."""
-    parts: list[SpacePart] = [Structured(), PrefillTokens()] if structured else [PrefillTokens()]
+    tokens = PrefillTokens(returning=returning)
+    parts: list[SpacePart] = [Structured(), tokens] if structured else [tokens]
     found = join(parts, SHAPE, [COSTS])
     assert isinstance(found, SublayerSpace)
     return found
@@ -37,14 +38,17 @@ def candidates(found: SublayerSpace, count: int = 20) -> list[Candidate]:
     return [Candidate(tuple(int(rng.integers(n)) for n in sizes)) for _ in range(count)]
 
 
-def test_a_gene_changes_its_attention_and_flops_only() -> None:
-    found, start = space(), Candidate((4,) * SHAPE.blocks)
+@pytest.mark.parametrize(("returning", "costs"), [(True, {"flops"}), (False, {"flops", "kv_bytes"})])
+def test_a_gene_changes_its_attention_and_these_costs_only(returning: bool, costs: set[str]) -> None:
+    found, start = space(returning=returning), Candidate((4,) * SHAPE.blocks)
     for at, gene in enumerate(found.genes):
         moved = start.with_value(at, 2)
         plan, old = found.decode(moved), found.decode(start)
         changed = [i for i, (a, b) in enumerate(zip(plan.sublayers, old.sublayers, strict=True)) if a != b]
         assert changed == [2 * gene.block + KINDS.index("attention")]
-        assert {m for m, v in found.cost(moved).items() if v != found.cost(start)[m]} == {"flops"}
+        last = gene.block == SHAPE.blocks - 1  # nothing follows its attention but its FFN
+        wanted = costs - {"kv_bytes"} if last else costs
+        assert {m for m, v in found.cost(moved).items() if v != found.cost(start)[m]} == wanted
         assert found.cost(moved)["flops"] < found.cost(start)["flops"]
 
 
@@ -68,23 +72,33 @@ def test_flops_by_hand() -> None:
     assert found.cost(Candidate((4, 9, 9, 9)))["flops"] == total and tokens == 32
 
 
+@pytest.mark.parametrize("returning", [False, True])
 @pytest.mark.parametrize("structured", [False, True])
-def test_costs_are_those_of_the_plan_and_plans_round_trip(structured: bool) -> None:
-    found = space(structured)
+def test_costs_are_those_of_the_plan_and_plans_round_trip(structured: bool, returning: bool) -> None:
+    found = space(structured, returning)
     for candidate in [found.dense, *candidates(found)]:
         plan = found.decode(candidate)
         assert found.cost(candidate) == pytest.approx(plan_cost(plan, COSTS))
         assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_tables_are_local() -> None:
-    found = space()
-    assert found.cost_table("flops") is None and found.cost_table("params") is not None
+@pytest.mark.parametrize(("returning", "metric"), [(True, "flops"), (False, "flops"), (False, "kv_bytes")])
+def test_tables_are_local(returning: bool, metric: str) -> None:
+    found = space(returning=returning)
+    assert found.cost_table(metric) is None and found.cost_table("params") is not None
     for around in candidates(found, 4):
-        table = found.local_table("flops", around)
+        table = found.local_table(metric, around)
         for gene in range(len(found.genes)):
             moved = around.with_value(gene, 7)
-            assert table.total(moved.indices()) == pytest.approx(found.cost(moved)["flops"])
+            assert table.total(moved.indices()) == pytest.approx(found.cost(moved)[metric])
+
+
+def test_kv_bytes_by_hand() -> None:
+    """For good: a block's cache holds what came in."""
+    found, one = space(returning=False), 2 * SHAPE.kv_groups * SHAPE.head_dim * SHAPE.bytes_per_value
+    assert found.cost(Candidate((4, 9, 1, 9)))["kv_bytes"] == one * (64 + 32 + 32 + 7)
+    whole = one * 64 * SHAPE.blocks
+    assert found.cost(found.dense)["kv_bytes"] == whole == space().cost(Candidate((4,) * 4))["kv_bytes"]
 
 
 @pytest.mark.parametrize("structured", [False, True])
@@ -118,6 +132,11 @@ def test_bad_shares_are_told_in_one_line(keep: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_returning_is_yes_or_no() -> None:
+    with pytest.raises(SettingError, match="space.prefill_tokens.returning='no' must be true or false"):
+        PrefillTokens(returning="no")  # type: ignore[arg-type]
+
+
 def test_a_family_that_reads_no_prompts_is_refused() -> None:
     bert = dataclasses.replace(SHAPE, model_type="bert", task="sentences")
     with pytest.raises(
@@ -127,5 +146,6 @@ def test_a_family_that_reads_no_prompts_is_refused() -> None:
 
 
 def test_it_shows_after_a_prompt_only() -> None:
-    assert decodes_otherwise({SETTING}) and not caches_less({SETTING})
+    for setting in (SETTING, FOR_GOOD):
+        assert decodes_otherwise({setting}) and not caches_less({setting})
     assert not decodes_otherwise(Structured().options(SHAPE))

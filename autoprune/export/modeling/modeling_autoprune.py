@@ -5,7 +5,8 @@
 Both files travel inside checkpoints and need torch and transformers only. `config.per_layer_config[i]` holds the
 sizes of block `i`; `skip` in it names removed sublayers, "attention" or "mlp": they have no modules, not even a norm.
 `kv_cache` in it is the policy by which the block's KV cache throws tokens away, with its settings; `keep_prefill` is
-the share of a prompt's tokens, in per cent, that its attention hands on (`modeling_autoprune_prompt`).
+the share of a prompt's tokens, in per cent, that its attention hands on, `keep_prompt` the same where what is dropped
+never returns (`modeling_autoprune_prompt`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .modeling_autoprune_cache import NAME
 from .modeling_autoprune_policies import fit
-from .modeling_autoprune_prompt import read
+from .modeling_autoprune_prompt import read, reads
 
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError(
@@ -39,7 +40,7 @@ class MixedConfig:
     """Mixed in before a family's config: exceptions per block; the heads need not divide the hidden size."""
 
     kv_cache = None  # of the blocks that say nothing about it: the cache keeps everything
-    keep_prefill = 100
+    keep_prefill = keep_prompt = 100
 
     def __post_init__(self: Any, **kwargs: Any) -> None:
         """Derive `layer_types`, by which caches know the blocks that store nothing."""
@@ -70,10 +71,11 @@ class MixedConfig:
     def drops(self: Any) -> dict[int, Any]:
         """How many per cent of a prompt's tokens every attention hands on; nothing where all hand on all."""
         blocks = [i for i in range(self.num_hidden_layers) if not self.skips(i, "attention")]
-        found = {i: int(getattr(self.per_layer_config[i], "keep_prefill", 100)) for i in blocks}
-        if all(keep == 100 for keep in found.values()):
-            return {}
-        return {i: {"policy": "prompt", "keep": keep} for i, keep in found.items()}
+        for name, policy in (("keep_prefill", "prompt"), ("keep_prompt", "kept_prompt")):
+            found = {i: int(getattr(self.per_layer_config[i], name, 100)) for i in blocks}
+            if any(keep < 100 for keep in found.values()):
+                return {i: {"policy": policy, "keep": keep} for i, keep in found.items()}
+        return {}
 
     def validate(self: Any) -> None:
         """Run on saving too; the inherited one insists on checks that hold for equal blocks only."""
@@ -228,7 +230,7 @@ class MixedModel:
         if position_ids is None:
             position_ids = self.positions(embedded, attention_mask, past_key_values)
         hidden = self.enter(embedded, position_ids)
-        if self.drops and past_key_values is not None:
+        if self.drops and past_key_values is not None and reads(self, past_key_values):
             return self._left(read(self, hidden, past_key_values), past_key_values)
         masks, rotary = self._masks(embedded, attention_mask, position_ids, past_key_values)
         if not self.attends and past_key_values is not None:

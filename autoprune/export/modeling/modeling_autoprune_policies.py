@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import Cache
 
 from .modeling_autoprune_cache import CutLayer, mixed, products, softmax
-from .modeling_autoprune_prompt import PromptLayer
+from .modeling_autoprune_prompt import KeptPromptLayer, PromptLayer
 
 QUERIES = 512  # of a prompt whose attention is in memory at a time
 
@@ -208,6 +208,7 @@ LAYERS: Mapping[str, type[Any]] = {
     "streaming": StreamingLayer,
     "key_channels": KeyChannelsLayer,
     "prompt": PromptLayer,
+    "kept_prompt": KeptPromptLayer,
 }
 
 

@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-untyped-call, misc"
-"""Fewer prompt tokens from block to block, and their return: LazyLLM (arXiv 2407.14057), step by step.
+"""Fewer prompt tokens from block to block, for good or with their return: LazyLLM (arXiv 2407.14057), step by step.
 
 It travels inside checkpoints and needs torch and transformers only. An attention hands on those prompt tokens that the
-newest token looks at most, mean over heads; the last prompt token always stays. The prompt is read like that, then
-every later token chooses anew. What a block drops is put aside there as it is after its attention: a token that a later
-step wants goes on from there, through blocks where it has not been, at most once through each.
+newest token looks at most, mean over heads; the last prompt token always stays. The prompt is read like that. Where
+tokens go for good, later ones are decoded as ever on what each block has of the prompt. Where they return, every later
+token chooses anew: what a block drops is put aside there as it is after its attention, and a token that a later step
+wants goes on from there, through blocks where it has not been, at most once through each.
 """
 
 from __future__ import annotations
@@ -34,22 +35,88 @@ class Running:
     reading: bool  # the prompt itself: who runs is who is in sight
 
 
-class PromptLayer(CutLayer):
+class ReadLayer(CutLayer):
+    """A slot that hands on `keep` per cent of the prompt tokens in sight, those the newest token looks at most."""
+
+    def __init__(self, keep: int, sliding: int | None = None) -> None:
+        super().__init__(sliding)
+        self.keep = keep
+        self.now: Any = None  # Running
+        self.looks: Any = None  # [B, n]: how much the newest token looks at each prompt token in sight
+
+    def _chosen(self, now: Running) -> Tensor:
+        """Places among the prompt tokens in sight, rising."""
+        worth = self.looks.clone()
+        worth[:, -1] = torch.inf
+        count = -(-worth.shape[1] * self.keep // 100)
+        found: Tensor = worth.argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
+        return found
+
+    def _look(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Rank what the prompt's last token sees of it."""
+        if self.keep < 100:
+            scores = products(query[:, :, -1:], key) * scaling
+            self._rank(softmax(scores, self._sight(self.now)[..., -1:, :]))
+
+    def _rank(self, share: Tensor) -> None:
+        self.looks = share[..., 0, : self.now.alive.shape[1]].float().mean((1, 2))
+
+    def _columns(self, now: Running) -> Tensor:
+        """The places that the running tokens see, [B, n]."""
+        return now.places
+
+    def _sight(self, now: Running) -> Tensor:
+        """Who sees whom, [B, 1, 1, m, columns]."""
+        ago = now.places[:, :, None] - self._columns(now)[:, None]
+        return ((ago >= 0) & (ago < (self.sliding or self.seen + 1)))[:, None, None]
+
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        near = None if self.sliding is None else self._sight(self.now)[:, 0]
+        return _attention(query, key, value, scaling, near, causal=near is None)
+
+
+class KeptPromptLayer(ReadLayer):
+    """A slot with keys and values of those prompt tokens that came here, and of all later ones; `places` [B, n]."""
+
+    held = ("keys", "values", "places")
+    places: Any = None
+
+    def begin(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        """Keep what came."""
+        self.seen = self.now.prompt
+        self.keys, self.values, self.places = key, value, self.now.places
+        self._look(query, key, scaling)
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """One token, on all that is here."""
+        self.keys, self.values = torch.cat((self.keys, key), 2), torch.cat((self.values, value), 2)
+        near = None
+        if self.sliding is not None:
+            newest = self.places.new_full((len(self.places), 1), self.seen - 1)
+            self.places = torch.cat((self.places, newest), 1)
+            near = self.near(self.places)[:, None, None]
+        return _attention(query, self.keys, self.values, scaling, near, causal=False)
+
+    def drop(self, hidden: Tensor, now: Running) -> tuple[Tensor, Running]:
+        """What goes on of a prompt's tokens [B, m, d] after the attention."""
+        at = self._chosen(now)
+        places, real = now.places.gather(1, at), now.real.gather(1, at)
+        left = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
+        return left, replace(now, places=places, real=real, alive=places)
+
+
+class PromptLayer(ReadLayer):
     """A slot that has keys and values by place: of prompt tokens those that have been here, of later ones all.
 
-    `keep`: the share of the prompt tokens in sight, in per cent, that is handed on. `aside` [B, prompt, d]: tokens as
-    they are after this block's attention; `passed` [B, prompt]: those that went on.
+    `aside` [B, prompt, d]: tokens as they are after this block's attention; `passed` [B, prompt]: those that went on.
     """
 
     aside: Any = None
     passed: Any = None
 
     def __init__(self, keep: int, sliding: int | None = None) -> None:
-        super().__init__(sliding)
-        self.keep = keep
+        super().__init__(keep, sliding)
         self.held = ("keys", "values", *(("aside", "passed") if keep < 100 else ()))
-        self.now: Any = None  # Running
-        self.looks: Any = None  # [B, n]: how much the newest token looks at each prompt token in sight
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention's output [B, heads, m, head_dim] of the running tokens, which are one step."""
@@ -66,9 +133,7 @@ class PromptLayer(CutLayer):
     def begin(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
         """Keep what a prompt has left of itself here."""
         self.keys, self.values = (_placed(x, self.now) for x in (key, value))
-        if self.keep < 100:
-            scores = products(query[:, :, -1:], key) * scaling
-            self._rank(softmax(scores, self._sight(self.now)[..., -1:, :]))
+        self._look(query, key, scaling)
 
     def step(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """The newest token, and tokens that come back."""
@@ -106,17 +171,6 @@ class PromptLayer(CutLayer):
         real = torch.cat((real, now.real[:, -1:]), 1)
         return torch.cat((back, hidden[:, -1:]), 1), replace(now, places=places, real=real, alive=alive)
 
-    def _chosen(self, now: Running) -> Tensor:
-        """Places among the prompt tokens in sight, rising."""
-        worth = self.looks.clone()
-        worth[:, -1] = torch.inf
-        count = -(-worth.shape[1] * self.keep // 100)
-        found: Tensor = worth.argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
-        return found
-
-    def _rank(self, share: Tensor) -> None:
-        self.looks = share[..., 0, : self.now.alive.shape[1]].float().mean((1, 2))
-
     def _columns(self, now: Running) -> Tensor:
         """The places that the running tokens see, [B, n + later tokens]."""
         if now.reading:
@@ -124,22 +178,27 @@ class PromptLayer(CutLayer):
         later = torch.arange(now.prompt, self.keys.shape[2], device=now.alive.device)
         return torch.cat((now.alive, later.expand(len(now.alive), -1)), 1)
 
-    def _sight(self, now: Running) -> Tensor:
-        """Who sees whom, [B, 1, 1, m, columns]."""
-        ago = now.places[:, :, None] - self._columns(now)[:, None]
-        return ((ago >= 0) & (ago < (self.sliding or self.seen + 1)))[:, None, None]
 
-    def _read(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        near = None if self.sliding is None else self._sight(self.now)[:, 0]
-        return functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=near,
-            is_causal=near is None,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None, *, causal: bool
+) -> Tensor:
+    """torch's own, [B, heads, T, head_dim]."""
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=causal,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def reads(model: Any, past: Any) -> bool:
+    """Whether what comes goes through the blocks by `read`: prompts do, and later tokens where others may return."""
+    return any(isinstance(past.layers[i], PromptLayer) for i in model.cuts) or not past.get_seq_length(
+        model.counter
+    )
 
 
 def read(model: Any, hidden: Tensor, past: Any) -> Tensor:

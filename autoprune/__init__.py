@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoprune.api import Front, export, load, recover, report, resume, search
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 __all__ = ["Front", "__version__", "export", "load", "recover", "report", "resume", "search"]
 
 

@@ -1,11 +1,14 @@
 """`autoprune …`: settings as key=value start a search, everything else is a plain command.
 
-Exit codes: 0 done; 2 a user's mistake; 3 stopped but resumable, or a measurement refused; 1 anything else.
+Exit codes: 0 done; 2 a user's mistake; 3 stopped but resumable, or a measurement refused; 141 the reader of the output
+went away; 1 anything else.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +29,7 @@ COMMANDS = {
 }
 
 WIDTH = 98
+STDOUT, UNREAD = 1, 141  # what shells report of a process that SIGPIPE ended
 HELP = """\
 usage: autoprune key=value …      search: find smaller, faster versions of a model
        autoprune -m key=a,b …     search every combination, each in its own folder
@@ -69,11 +73,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except SystemExit as end:  # argparse, after printing a command's --help
         return int(end.code or 0)
     except BaseException as error:
-        return outcome(error)
+        return UNREAD if isinstance(error, BrokenPipeError) and _unread() else outcome(error)
+
+
+def _unread() -> bool:
+    """Whether nobody reads standard output any more, as after `autoprune … | head`; what is left of it goes nowhere."""
+    asked = select.poll()
+    asked.register(STDOUT, 0)
+    gone = any(events & select.POLLERR for _, events in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return gone
 
 
 def _dispatch(words: list[str]) -> int:

@@ -19,6 +19,7 @@ from autoprune.kernels.int8 import Int8Linear, Rounded
 from autoprune.kernels.linear import SparseLinear
 from torch import Tensor, nn
 
+from autoprune import __version__
 from autoprune.cache import Cache
 from autoprune.hardware.fingerprint import fingerprint, last_level_cache
 from autoprune.hardware.timing import interleaved
@@ -92,7 +93,7 @@ class Selector:
         self._threads, self._cold = threads, cold
         self._measure = measure or self._timed
         where = Cache(source="kernels") if cache is None else cache
-        inputs = [fingerprint(threads), native.instructions(), sources_digest(), cold]
+        inputs = [__version__, fingerprint(threads), native.instructions(), sources_digest(), cold]
         self._file = where.folder("kernel-gains", inputs, lambda folder: _write(folder / "gains.json", {}))
         self._gains: dict[str, float] = json.loads((self._file / "gains.json").read_text())
 

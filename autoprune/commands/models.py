@@ -45,7 +45,7 @@ def _zoo(args: Namespace) -> None:
 
 
 def _declare_bench(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="its name")
+    parser.add_argument("name", metavar="NAME", help="its name: autoprune list bench says what there is")
     parser.add_argument("args", metavar="…", nargs=REMAINDER, help="its own arguments")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +100,18 @@ def test_what_a_plugged_in_class_raises(
     done = run("model=x", "out=r", "--config-dir", "mine", "search=mine")
     assert done.code == code and words in done.err
     assert (done.err.count("\n") == 1) == (code == 2)
+
+
+def test_output_that_nobody_reads_on_ends_quietly() -> None:
+    """`autoprune list | head -1`: no traceback, no line, the exit code of SIGPIPE."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "autoprune", "list", "bench"], stdout=writing, stderr=-1)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_pipe_of_our_own_that_breaks_is_no_silence(run: Callable[..., Any], calls: Any) -> None:
+    calls.answer = raising(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+    done = run("profile", "m")
+    assert (done.code, done.err) == (2, "autoprune: Broken pipe\n")

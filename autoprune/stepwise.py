@@ -16,13 +16,20 @@ Price = Callable[[Candidate], Mapping[str, float]]
 class StepWalk:
     """As `Walk`, for costs that do not add up over genes: every step is priced whole.
 
-    It needs only that no cost rises when an option is lowered.
+    It needs that no cost rises when an option is lowered; of genes for which one does, `tops` has the last option.
     """
 
-    def __init__(self, candidate: Candidate, constraints: Sequence[Constraint], price: Price) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        constraints: Sequence[Constraint],
+        price: Price,
+        tops: Ints | None = None,
+    ) -> None:
         self._candidate = candidate
         self._constraints = constraints
         self._price = price
+        self._tops = tops
 
     def candidate(self) -> Candidate:
         """Where the walk stands."""
@@ -31,14 +38,15 @@ class StepWalk:
     def lower(self, rng: np.random.Generator) -> None:
         """Lower random genes, one option at a time, until every bound holds or all are at zero.
 
-        Of the genes only those whose next lower option lessens a broken cost, while there are any.
+        Of the genes only those whose next lower option lessens a broken cost, while there are any. With `tops` genes
+        are raised again from there where bounds are broken still.
         """
         now = self._price(self._candidate)
         useful = True
         while broken := [c for c in self._constraints if c.violation(now)]:
             pool = [g for g, value in enumerate(self._candidate.indices()) if value]
             if not pool:
-                return
+                return self._climb(rng)
             useful = False
             while pool and not useful:
                 at = int(rng.integers(len(pool)))
@@ -55,7 +63,7 @@ class StepWalk:
 
         With a goal only until that cost has reached its value.
         """
-        pool = [g for g, value in enumerate(self._candidate.indices()) if value < highest[g]]
+        pool = self._below(highest)
         while pool and (goal is None or self._price(self._candidate)[goal[0]] < goal[1]):
             at = int(rng.integers(len(pool)))
             gene = pool[at]
@@ -66,6 +74,23 @@ class StepWalk:
                 self._candidate = raised
             if not fits or self._candidate.indices()[gene] >= highest[gene]:
                 pool.remove(gene)
+
+    def _climb(self, rng: np.random.Generator) -> None:
+        """Raise random genes, one option at a time up to `tops`, until every bound holds; none that holds breaks."""
+        now, pool = self._price(self._candidate), self._below(self._tops)
+        while pool and any(c.violation(now) for c in self._constraints):
+            gene = pool[int(rng.integers(len(pool)))]
+            raised = self._step(gene, 1)
+            cost = self._price(raised)
+            if any(c.violation(cost) and not c.violation(now) for c in self._constraints):
+                pool.remove(gene)
+            else:
+                self._candidate, now = raised, cost
+                pool = [g for g in pool if g in self._below(self._tops)]
+
+    def _below(self, highest: Ints | None) -> list[int]:
+        values = self._candidate.indices()
+        return [] if highest is None else [g for g, value in enumerate(values) if value < highest[g]]
 
     def _step(self, gene: int, by: int) -> Candidate:
         return self._candidate.with_value(gene, self._candidate.indices()[gene] + by)

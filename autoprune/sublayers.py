@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from autoprune.corners import Corners, corners
 from autoprune.errors import InfeasibleError, SettingError, SpaceError
 from autoprune.merging import MergedSpace
 from autoprune.objective import Constraint
@@ -279,30 +280,26 @@ class SublayerSpace:
         return CostTable(metric, 0.0, tuple(map(_monotone, rows)))
 
     def check(self, constraints: Sequence[Constraint]) -> None:
-        """Raise InfeasibleError when even the smallest candidate breaks a constraint."""
-        least, dense = self._ends
-        for constraint in constraints:
-            if constraint.violation(least):
-                smallest, share = (
-                    least[constraint.metric],
-                    least[constraint.metric] / dense[constraint.metric],
-                )
+        """Raise InfeasibleError when a constraint is broken by all candidates."""
+        least, dense = self._corners.least, dense_costs(self)
+        for c in constraints:
+            if c.violation(least):
                 raise InfeasibleError(
-                    f"constraints.{constraint.metric}={constraint.text or constraint.bound} cannot be met: "
-                    f"the smallest feasible value is {smallest:.6g} ({share:.3f}x of dense)"
+                    f"constraints.{c.metric}={c.text or c.bound} cannot be met: the smallest feasible value is "
+                    f"{least[c.metric]:.6g} ({least[c.metric] / dense[c.metric]:.3f}x of dense)"
                 )
 
     @cached_property
-    def _ends(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """Costs of the smallest candidate, and those that ratios are to."""
-        return self.cost(Candidate((0,) * len(self.genes))), dense_costs(self)
+    def _corners(self) -> Corners:
+        kinds = sorted({g.setting for g in self.genes if isinstance(g, OptionGene)}) if self._coupled else []
+        return corners(self.genes, self.cost, kinds)
 
     def repair(
         self, candidate: Candidate, constraints: Sequence[Constraint], rng: np.random.Generator
     ) -> Candidate:
         """Lower random genes, one option at a time, until every constraint holds, then raise again what still fits.
 
-        At most as many steps as there are options in the space.
+        At most as many steps as there are options in the space. Costs that rise as others fall may break a bound still.
         """
         self.check(constraints)
         before = np.array(candidate.indices())
@@ -310,7 +307,7 @@ class SublayerSpace:
         if self._additive and not any(c.metric in self._coupled for c in constraints):
             walk = Walk(candidate, constraints, [self._tables[c.metric] for c in constraints])
         else:
-            walk = StepWalk(candidate, constraints, self.cost)
+            walk = StepWalk(candidate, constraints, self.cost, self._corners.tops)
         walk.lower(rng)
         walk.fill(before, rng)
         return walk.candidate()

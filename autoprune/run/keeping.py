@@ -204,11 +204,12 @@ class KeptDriver(TargetsDriver):
     def _reachable(self, slot: int, correction: Correction) -> bool:
         """Whether some plan meets the bounds under a correction."""
         space = self.priced(correction)
+        bounds = self.targets[slot].constraints
         try:
-            space.repair(space.dense, self.targets[slot].constraints, np.random.default_rng(0))
+            nearest = space.repair(space.dense, bounds, np.random.default_rng(0))
         except InfeasibleError:
             return False
-        return True
+        return self.targets[slot].met(space.cost(nearest))
 
 
 def again(ledger: Ledger) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from autoprune.allocation import Allocation
-from autoprune.errors import SettingError, UnboundedError
+from autoprune.errors import InfeasibleError, SettingError, UnboundedError
 from autoprune.ledger import Ledger
 from autoprune.objective import Constraint, Objective, parse_constraint
 from autoprune.run.seeds import seed_candidates
@@ -61,11 +61,26 @@ def read_targets(settings: Mapping[str, Any], space: Space) -> tuple[Target, ...
         found.append(Target(tuple(parse_constraint(m, v, dense) for m, v in bounds.items())))
     smallest = Candidate(tuple(0 for _ in space.genes))
     for target in found:
-        space.repair(smallest, target.constraints, np.random.default_rng(0))  # raises InfeasibleError at once
+        nearest = space.repair(
+            smallest, target.constraints, np.random.default_rng(0)
+        )  # refuses single bounds at once
+        _check_together(target, space.cost(nearest), dense)
     names = [target.name for target in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SettingError(f"constraints name the target {twice} twice; name each once")
     return tuple(found)
+
+
+def _check_together(target: Target, nearest: Mapping[str, float], dense: Mapping[str, float]) -> None:
+    """Bounds that are met one by one, but not all of them at once."""
+    broken = [c for c in target.constraints if c.violation(nearest)]
+    if broken:
+        metric, others = broken[0].metric, [c.metric for c in target.constraints if c not in broken]
+        raise InfeasibleError(
+            f"constraints.{metric}={broken[0].text or broken[0].bound} cannot be met together with "
+            f"{', '.join(others) or 'the others'}: the nearest plan that was found has "
+            f"{nearest[metric]:.6g} ({nearest[metric] / dense[metric]:.3f}x of dense)"
+        )
 
 
 def stitched(ratios: Sequence[float], objectives: Sequence[Objective], space: Space) -> tuple[Target, ...]:

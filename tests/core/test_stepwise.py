@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,3 +48,25 @@ def test_with_nothing_left_to_lower_it_ends() -> None:
     walk = StepWalk(Candidate((1, 1, 1)), [Constraint("flops", -1.0, "")], price)
     walk.lower(np.random.default_rng(0))
     assert price(walk.candidate())["flops"] == 0.0
+
+
+def dearer(candidate: Candidate) -> Mapping[str, float]:
+    """`prefill` is what all genes keep; of the first two, `decode` what they leave out."""
+    first, second, third = candidate.indices()
+    return {"prefill": float(first + second + third), "decode": float(8 - first - second)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_costs_that_fall_as_more_is_kept_are_climbed_away_from(seed: int) -> None:
+    """Only with `tops`, no further, and never over another bound."""
+    tops, bounds = np.array([4, 4, 0]), [Constraint("prefill", 7.0, ""), Constraint("decode", 3.0, "")]
+    walk = StepWalk(Candidate((0, 1, 4)), bounds, dearer, tops)
+    walk.lower(np.random.default_rng(seed))
+    first, second, third = walk.candidate().indices()
+    assert first + second == 5 and third == 0
+    plain = StepWalk(Candidate((0, 1, 4)), bounds, dearer)
+    plain.lower(np.random.default_rng(seed))
+    assert dearer(plain.candidate())["decode"] == 8.0
+    narrow = StepWalk(Candidate((0, 1, 4)), [replace(bounds[0], bound=4.0), bounds[1]], dearer, tops)
+    narrow.lower(np.random.default_rng(seed))
+    assert dearer(narrow.candidate()) == {"prefill": 4.0, "decode": 4.0}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from autoprune.errors import InfeasibleError
 from autoprune.hardware.designs import probes, random_plans
 from autoprune.hardware.dropping import flows, returning
 from autoprune.hardware.parts import WHOLE
 from autoprune.hardware.table import LatencyTable
+from autoprune.run.targets import read_targets
 from autoprune.shape import Shape
-from autoprune.space import Plan, SublayerPlan, plan_cost
+from autoprune.space import Candidate, Plan, SublayerPlan, plan_cost
 from tests.hardware.imagined import WORK, space_of
 
 
@@ -78,6 +81,32 @@ def test_dropped_prompt_tokens_are_priced_as_whole_plans(shape: Shape, imagined:
     assert plan_cost(cut, found)["prefill"] < 0.6 * plan_cost(whole, found)["prefill"]
     assert plan_cost(cut, found)["decode"] > 1.1 * plan_cost(whole, found)["decode"]
     assert LatencyTable.from_json(found.to_json()) == found
+
+
+def test_decoding_that_dropped_tokens_make_dearer_is_bounded(shape: Shape, imagined: Any) -> None:
+    """A space of nothing but prompt tokens: its smallest candidate is the slowest to decode."""
+    options = {"kv_groups": (0, 1, 2), "width": (0, 8, 32), "keep_prefill": (25, 50, 75, 100)}
+    llama = replace(shape, blocks=6)
+    whole = space_of(llama, options, keep_prefill=100)
+
+    def seconds(plan: Plan, metric: str) -> float:
+        kept = [int(s.get("keep_prefill")) / 100 for s in plan.sublayers if s.kind == "attention"]
+        share = sum(kept) / len(kept)
+        return 0.001 * (0.2 + share if metric == "prefill" else 4 - 3 * share)
+
+    table = imagined(llama, whole, seconds, options)
+    space = replace(whole, costs=(table,), genes=tuple(g for g in whole.genes if g.setting == "keep_prefill"))
+    (loose,) = read_targets({"decode": "1.5x"}, space)
+    for seed in range(4):
+        start = Candidate(tuple(np.random.default_rng(seed).integers(4, size=6).tolist()))
+        found = space.repair(start, loose.constraints, np.random.default_rng(seed))
+        assert loose.met(space.cost(found))
+    with pytest.raises(InfeasibleError, match=r"decode=0\.5x cannot be met: .*1\.000x of dense"):
+        read_targets({"decode": "0.5x"}, space)
+    with pytest.raises(
+        InfeasibleError, match=r"decode=1\.1x cannot be met together with prefill: the nearest"
+    ):
+        read_targets({"decode": "1.1x", "prefill": "0.7x"}, space)
 
 
 def test_prompt_tokens_that_go_for_good_make_decoding_cheaper(shape: Shape, imagined: Any) -> None:

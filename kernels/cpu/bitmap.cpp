@@ -1,5 +1,5 @@
 // Unstructured bf16 matrix (values row by row, a bit a weight) times one or a few tokens.
-#include "simd.h"
+#include "avx2.h"
 
 namespace autoprune {
 namespace {
@@ -20,6 +20,7 @@ inline __attribute__((always_inline)) float plain(Row row, const bf16* x, int64_
 }
 
 float scalar(Row row, const bf16* x, int64_t columns) { return plain(row, x, columns); }
+float avx2_row(Row row, const bf16* x, int64_t columns) { return avx2::bitmap_bf16(row.bits, row.values, x, columns); }
 
 constexpr int64_t AHEAD = 16384, BITS_AHEAD = 4096;  // bytes of values and of bits that are asked for early
 
@@ -90,7 +91,8 @@ AVX512BITS float expanded(Row row, const bf16* x, int64_t columns) {
 void bitmap_bf16(const int32_t* start, const uint8_t* bits, const bf16* values, const bf16* x, bf16* y, int64_t rows,
                  int64_t columns, int64_t tokens, int threads, int most) {
   const int64_t across = (columns + 7) / 8, chunks = (rows + ROWS - 1) / ROWS;
-  const auto run = level() >= 3 && most >= 3 ? expanded : scalar;
+  const int use = level() < most ? level() : most;
+  const auto run = use >= 3 ? expanded : use >= 1 ? avx2_row : scalar;
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
   for (int64_t c = 0; c < chunks; c++)
     for (int64_t m = c * ROWS; m < (c + 1) * ROWS && m < rows; m++)

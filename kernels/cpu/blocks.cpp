@@ -5,14 +5,15 @@
 #include <new>
 #include <vector>
 
-#include "simd.h"
+#include "avx2.h"
 
 namespace autoprune {
 namespace {
 
 constexpr int R = 8;          // outputs of a block
-constexpr int TILE = 32;      // tokens of a packed tile
-constexpr int64_t PANEL = 8192;  // inputs of a tile that are worked through at a time
+constexpr int TILE = avx2::TILE;
+constexpr int64_t PANEL = 8192;  // words of a tile that are worked through at a time
+constexpr int64_t PANEL_AVX2 = 4096;  // the same in fp32, on processors with smaller caches
 constexpr int64_t AHEAD = 4096;  // bytes of weights that are asked for early: the processor's own prefetch ends with a page
 constexpr int64_t AHEAD_ONE = 8192, INDEX_AHEAD = 4096;  // the same for one token, which reads faster
 constexpr int64_t FEW = 8;    // below it tokens go one by one
@@ -36,8 +37,6 @@ inline __attribute__((always_inline)) void plain(const Blocks& at, const T* valu
 
 template <typename T, int WIDTH>
 void scalar(const Blocks& at, const T* values, const T* x, T* y, int64_t row) { plain<T, WIDTH>(at, values, x, y, row); }
-template <typename T, int WIDTH>
-AVX2 void avx2(const Blocks& at, const T* values, const T* x, T* y, int64_t row) { plain<T, WIDTH>(at, values, x, y, row); }
 template <typename T, int WIDTH>
 AVX512 void avx512(const Blocks& at, const T* values, const T* x, T* y, int64_t row) { plain<T, WIDTH>(at, values, x, y, row); }
 
@@ -102,7 +101,10 @@ AVX512 inline void transpose16(__m512i r[16]) {  // of 16 x 16 words
 }
 
 // Words [tokens, across] to tile [across, TILE], of inputs from .. to; tokens beyond are zero.
-AVX512 void packed(const uint32_t* words, uint32_t* tile, int64_t across, int64_t from, int64_t to, int64_t tokens) {
+template <typename T>
+AVX512 void pack(const T* x, uint32_t* tile, int64_t columns, int64_t from, int64_t to, int64_t tokens) {
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(x);
+  const int64_t across = columns * static_cast<int64_t>(sizeof(T)) / 4;
   for (int64_t t = 0; t < TILE && t < tokens; t += 16)
     for (int64_t k = from; k < to; k += 16) {
       const int64_t wide = to - k < 16 ? to - k : 16;
@@ -202,6 +204,8 @@ using One = void (*)(const Blocks&, const T*, const T*, T*, int64_t);
 template <typename T>
 using Many = void (*)(const Blocks&, const T*, const uint32_t*, float*, int64_t, int64_t);
 template <typename T>
+using Pack = void (*)(const T*, uint32_t*, int64_t, int64_t, int64_t, int64_t);
+template <typename T>
 using Finish = void (*)(const float*, T*, int64_t, int64_t, int64_t);
 
 template <typename T>
@@ -214,37 +218,40 @@ void one_by_one(const Blocks& at, const T* values, const T* x, T* y, int64_t tok
 }
 
 // Where the blocks of each panel of inputs begin, [panels + 1][block rows].
-std::vector<int32_t> panel_starts(const Blocks& at, int64_t panels) {
+std::vector<int32_t> panel_starts(const Blocks& at, int64_t panels, int64_t size) {
   std::vector<int32_t> found((panels + 1) * at.count());
   for (int64_t row = 0; row < at.count(); row++) {
     const uint16_t *from = at.index + at.start[row], *to = at.index + at.start[row + 1];
     for (int64_t p = 0; p <= panels; p++) {
-      const uint16_t* edge = p == 0 ? from : p == panels ? to : std::lower_bound(from, to, static_cast<uint16_t>(p * PANEL));
+      const uint16_t* edge = p == 0 ? from : p == panels ? to : std::lower_bound(from, to, static_cast<uint16_t>(p * size));
       found[p * at.count() + row] = static_cast<int32_t>(edge - at.index);
     }
   }
   return found;
 }
 
-// Inputs are words: fp32 values or pairs of bf16. A panel of a tile stays in the second-level cache for all block rows.
+// Inputs are those of blocks: fp32 values or pairs of bf16, `words` of a tile each. A panel of a tile stays in the
+// second-level cache for all block rows.
 template <typename T>
 struct Tiles {
   const Blocks& at;
   const T* values;
   int threads;
+  Pack<T> pack;
   Many<T> half, whole;
   Finish<T> finish;
+  int64_t words, size;
 
   void run(const T* x, T* y, int64_t tokens) const {
-    const int64_t across = at.columns * static_cast<int64_t>(sizeof(T)) / 4, panels = (across + PANEL - 1) / PANEL;
-    const auto starts = panel_starts(at, panels);
-    const std::unique_ptr<uint32_t, decltype(&std::free)> tile(aligned<uint32_t>(across * TILE), std::free);
+    constexpr int64_t WIDTH = 4 / sizeof(T);
+    const int64_t across = (at.columns + WIDTH - 1) / WIDTH, panels = (across + size - 1) / size;
+    const auto starts = panel_starts(at, panels, size);
+    const std::unique_ptr<uint32_t, decltype(&std::free)> tile(aligned<uint32_t>(across * words * TILE), std::free);
     const std::unique_ptr<float, decltype(&std::free)> sums(aligned<float>(at.count() * R * TILE), std::free);
     for (int64_t t = 0; t < tokens; t += TILE) {
       const int64_t here = tokens - t < TILE ? tokens - t : TILE;
-      const uint32_t* words = reinterpret_cast<const uint32_t*>(x + t * at.columns);
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
-      for (int64_t k = 0; k < across; k += 64) packed(words, tile.get(), across, k, k + 64 < across ? k + 64 : across, here);
+      for (int64_t k = 0; k < across; k += 64) pack(x + t * at.columns, tile.get(), at.columns, k, k + 64 < across ? k + 64 : across, here);
       std::memset(sums.get(), 0, sizeof(float) * at.count() * R * TILE);
       for (int64_t p = 0; p < panels; p++) panel(starts.data() + p * at.count(), tile.get(), sums.get(), here);
       for (int64_t row = 0; row < at.count(); row++)
@@ -274,15 +281,22 @@ struct Tiles {
 void blocks_bf16(const Blocks& at, const bf16* values, const bf16* x, bf16* y, int64_t tokens, int threads, int most) {
   const int use = level() < most ? level() : most;
   const bool even = at.columns % 2 == 0;  // otherwise a token's pairs do not stand on words
-  if (use >= 3 && even && tokens >= FEW) return Tiles<bf16>{at, values, threads, many_bf16<1>, many_bf16<2>, finish_bf16}.run(x, y, tokens);
-  const One<bf16> ones[] = {scalar<bf16, 2>, avx2<bf16, 2>, avx512<bf16, 2>, even ? one_bf16 : avx512<bf16, 2>};
-  one_by_one<bf16>(at, values, x, y, tokens, threads, ones[use]);
+  if (use >= 3 && even && tokens >= FEW)
+    return Tiles<bf16>{at, values, threads, pack<bf16>, many_bf16<1>, many_bf16<2>, finish_bf16, 1, PANEL}.run(x, y, tokens);
+  if (use >= 1 && tokens >= FEW)
+    return Tiles<bf16>{at, values, threads, avx2::pack, avx2::many<bf16, 1>, avx2::many<bf16, 2>, avx2::finish_bf16, 2, PANEL_AVX2 / 2}.run(x, y, tokens);
+  const One<bf16> ones[] = {scalar<bf16, 2>, avx2::one_bf16, avx2::one_bf16, one_bf16};
+  const One<bf16> odd = use >= 2 ? avx512<bf16, 2> : scalar<bf16, 2>;
+  one_by_one<bf16>(at, values, x, y, tokens, threads, even ? ones[use] : odd);
 }
 
 void blocks_f32(const Blocks& at, const float* values, const float* x, float* y, int64_t tokens, int threads, int most) {
   const int use = level() < most ? level() : most;
-  if (use >= 2 && tokens >= FEW) return Tiles<float>{at, values, threads, many_f32<1>, many_f32<2>, finish_f32}.run(x, y, tokens);
-  const One<float> ones[] = {scalar<float, 1>, avx2<float, 1>, avx512<float, 1>, avx512<float, 1>};
+  if (use >= 2 && tokens >= FEW)
+    return Tiles<float>{at, values, threads, pack<float>, many_f32<1>, many_f32<2>, finish_f32, 1, PANEL}.run(x, y, tokens);
+  if (use == 1 && tokens >= FEW)
+    return Tiles<float>{at, values, threads, avx2::pack, avx2::many<float, 1>, avx2::many<float, 2>, finish_f32, 1, PANEL_AVX2}.run(x, y, tokens);
+  const One<float> ones[] = {scalar<float, 1>, avx2::one_f32, avx512<float, 1>, avx512<float, 1>};
   one_by_one<float>(at, values, x, y, tokens, threads, ones[use]);
 }
 

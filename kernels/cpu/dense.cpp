@@ -1,5 +1,5 @@
 // Dense matrix times one or a few tokens: as fast as the weights can be read.
-#include "simd.h"
+#include "avx2.h"
 
 namespace autoprune {
 namespace {
@@ -27,10 +27,6 @@ inline __attribute__((always_inline)) void plain(const T* w, const T* x, T* y, i
 #define GIVEN const T *w, const T *x, T *y, int64_t from, int64_t to, int64_t columns, int64_t stride, int64_t tokens
 template <typename T>
 void scalar(GIVEN) { plain(w, x, y, from, to, columns, stride, tokens); }
-template <typename T>
-AVX2 void avx2(GIVEN) { plain(w, x, y, from, to, columns, stride, tokens); }
-template <typename T>
-AVX512 void avx512(GIVEN) { plain(w, x, y, from, to, columns, stride, tokens); }
 
 // N rows and T tokens at a time share what is read of each other. One row is read in one stretch, as memory is read
 // fastest; several rows pay where rows are long.
@@ -106,12 +102,12 @@ void in_chunks(const T* w, const T* x, T* y, int64_t rows, int64_t columns, int6
 }  // namespace
 
 void dense_bf16(const bf16* w, const bf16* x, bf16* y, int64_t rows, int64_t columns, int64_t tokens, int threads, int most) {
-  const Run<bf16> runs[] = {scalar<bf16>, avx2<bf16>, avx512<bf16>, pairs_tokens};
+  const Run<bf16> runs[] = {scalar<bf16>, avx2::dense<bf16>, avx2::dense<bf16>, pairs_tokens};
   in_chunks(w, x, y, rows, columns, tokens, threads, runs[level() < most ? level() : most]);
 }
 
 void dense_f32(const float* w, const float* x, float* y, int64_t rows, int64_t columns, int64_t tokens, int threads, int most) {
-  const Run<float> runs[] = {scalar<float>, avx2<float>, floats_tokens, floats_tokens};
+  const Run<float> runs[] = {scalar<float>, avx2::dense<float>, floats_tokens, floats_tokens};
   in_chunks(w, x, y, rows, columns, tokens, threads, runs[level() < most ? level() : most]);
 }
 

@@ -1,5 +1,5 @@
 // int8 matrices, dense and with a bit a weight, times one token in unsigned bytes.
-#include "simd.h"
+#include "avx2.h"
 
 namespace autoprune {
 namespace {
@@ -13,8 +13,6 @@ inline __attribute__((always_inline)) int32_t plain(const int8_t* row, const uin
   return sum;
 }
 int32_t scalar(const int8_t* row, const uint8_t* x, int64_t columns) { return plain(row, x, columns); }
-AVX2 int32_t avx2(const int8_t* row, const uint8_t* x, int64_t columns) { return plain(row, x, columns); }
-AVX512 int32_t avx512(const int8_t* row, const uint8_t* x, int64_t columns) { return plain(row, x, columns); }
 
 AVX512BITS int32_t dots(const int8_t* row, const uint8_t* x, int64_t columns) {
   __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -41,6 +39,8 @@ int32_t kept(Row row, const uint8_t* x, int64_t columns) {
     for (unsigned left = row.bits[byte]; left; left &= left - 1) sum += static_cast<int32_t>(*row.values++) * x[byte * 8 + __builtin_ctz(left)];
   return sum;
 }
+
+int32_t avx2_kept(Row row, const uint8_t* x, int64_t columns) { return avx2::bitmap_i8(row.bits, row.values, x, columns); }
 
 // --- a token in bytes: q = round(x / scale) + 128
 
@@ -126,7 +126,7 @@ AVX512BITS int32_t expanded(Row row, const uint8_t* x, int64_t columns) {
 
 void dense_i8(const int8_t* w, const uint8_t* x, int32_t* y, int64_t rows, int64_t columns, int threads, int most) {
   using Run = int32_t (*)(const int8_t*, const uint8_t*, int64_t);
-  const Run runs[] = {scalar, avx2, avx512, dots};
+  const Run runs[] = {scalar, avx2::dense_i8, avx2::dense_i8, dots};
   const Run run = runs[level() < most ? level() : most];
   const int64_t chunks = (rows + ROWS - 1) / ROWS;
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
@@ -137,7 +137,8 @@ void dense_i8(const int8_t* w, const uint8_t* x, int32_t* y, int64_t rows, int64
 void bitmap_i8(const int32_t* start, const uint8_t* bits, const int8_t* values, const uint8_t* x, int32_t* y, int64_t rows,
                int64_t columns, int threads, int most) {
   const int64_t across = (columns + 7) / 8, chunks = (rows + ROWS - 1) / ROWS;
-  const auto run = level() >= 3 && most >= 3 ? expanded : kept;
+  const int use = level() < most ? level() : most;
+  const auto run = use >= 3 ? expanded : use >= 1 ? avx2_kept : kept;
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
   for (int64_t c = 0; c < chunks; c++)
     for (int64_t m = c * ROWS; m < (c + 1) * ROWS && m < rows; m++) y[m] = run({bits + m * across, values + start[m]}, x, columns);

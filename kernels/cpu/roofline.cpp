@@ -1,5 +1,5 @@
 // How fast memory can be read and how fast products can be summed: what the kernels are held against.
-#include "simd.h"
+#include "avx2.h"
 
 namespace autoprune {
 namespace {
@@ -62,10 +62,12 @@ int team(int threads) {
 }
 
 int64_t products(int64_t rounds, bool narrow) {
-  if (level() < (narrow ? 3 : 2)) return 0;
-  volatile float kept = narrow ? products_bf16(rounds) : products_f32(rounds);
+  const int use = level();
+  if (use < 1) return 0;
+  const bool pairs = narrow && use >= 3, wide = use >= 2 && (pairs || !narrow);
+  volatile float kept = pairs ? products_bf16(rounds) : wide ? products_f32(rounds) : avx2::products(rounds);
   (void)kept;
-  return rounds * 16 * 16 * (narrow ? 4 : 2);
+  return rounds * (wide ? 16 * 16 : 12 * 8) * (pairs ? 4 : 2);
 }
 
 float read_f32(const float* x, int64_t count, int threads) {

@@ -89,7 +89,8 @@ void bitmap_i8(const int32_t* start, const uint8_t* bits, const int8_t* values, 
 template <typename T>
 float bytes_of(const T* x, uint8_t* q, int64_t size, int most);
 
-// Products and sums on one core as fast as it goes; how many operations that were, 0 where it has no instruction for them.
+// Products and sums on one core as fast as the kernels could go, in fp32 where it multiplies no bf16; how many
+// operations that were, 0 on a processor that the kernels have no path for.
 int64_t products(int64_t rounds, bool narrow);
 // How many threads come where so many are wanted.
 int team(int threads);

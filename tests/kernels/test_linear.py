@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_wrong_inputs_are_refused_by_the_operators(kernels: Any) -> None:
         layer(torch.zeros(2, 9).bfloat16())
     with pytest.raises(RuntimeError, match="x is Float, the matrix BFloat16"):
         layer(torch.zeros(2, 8))
+
+
+def test_where_there_is_a_compiler_they_compile() -> None:
+    """All other tests of kernels are skipped where they do not."""
+    if platform.machine() not in ("x86_64", "AMD64") or os.environ.get("AUTOPRUNE_KERNELS") == "off":
+        pytest.skip("another kind of processor, or switched off")
+    try:
+        build.find_compiler()
+    except KernelError as none:
+        pytest.skip(str(none))
+    assert native.missing() == ""
 
 
 def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,7 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentinel, "CONTENDED", float("inf"))
         patch.setattr(sentinel, "DIRTY", float("inf"))
-        patch.setattr(interruptions, "LEAST_PEACEFUL", 0.0)
-        patch.setattr(interruptions, "RETRIES", 0)
+        patch.setattr(interruptions, "TOLERATED", float("inf"))
         yield
 
 

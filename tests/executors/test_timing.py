@@ -29,8 +29,7 @@ NODES = [
 def timer(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Timer:
     monkeypatch.setattr(sentinel, "CONTENDED", float("inf"))
     monkeypatch.setattr(sentinel, "DIRTY", float("inf"))
-    monkeypatch.setattr(interruptions, "LEAST_PEACEFUL", 0.0)
-    monkeypatch.setattr(interruptions, "RETRIES", 0)
+    monkeypatch.setattr(interruptions, "TOLERATED", float("inf"))
     made = Timer()
     spec = bench.spec
     spec.settings["latency"] |= {

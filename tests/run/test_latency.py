@@ -56,8 +56,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is: these tests look at the way times take."""
     monkeypatch.setattr(sentinel, "CONTENDED", float("inf"))
     monkeypatch.setattr(sentinel, "DIRTY", float("inf"))
-    monkeypatch.setattr(interruptions, "LEAST_PEACEFUL", 0.0)
-    monkeypatch.setattr(interruptions, "RETRIES", 0)
+    monkeypatch.setattr(interruptions, "TOLERATED", float("inf"))
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +278,8 @@ def test_what_a_table_does_not_know_cannot_be_profiled(parts: Any, progress: Pro
 def test_a_busy_machine_gives_no_table(
     parts: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(interruptions, "LEAST_PEACEFUL", 0.5)
+    monkeypatch.setattr(interruptions, "TOLERATED", 0.0)
+    monkeypatch.setattr(interruptions, "RETRIES", 0)
     monkeypatch.setattr(interruptions, "counter", lambda *_: iter(range(10**6)).__next__)
     fresh = SimpleNamespace(**{**vars(parts), "cache": Cache(tmp_path)})
     with pytest.raises(MeasurementError, match="other programs interrupted") as refused:
